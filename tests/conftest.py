@@ -1,0 +1,50 @@
+"""Fixtures shared by all tests: one Ray cluster for the session, and the real scans where they are present."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).resolve().parent.parent
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listeners on 127.0.0.1 only
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # the controller otherwise polls every 2 s
+    "OMP_NUM_THREADS": "1",
+}
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One local Ray cluster (2 CPUs, no dashboard) for every test that needs one."""
+    os.environ.update(_QUIET)
+    # workers import functions that are defined in test modules
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(_ROOT), str(_ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=400 * 2**20, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def _data(folder: str) -> Path:
+    base = Path(os.environ.get("MPS_AMS_DATA", _ROOT.parent / "shared" / "data"))
+    if not (base / folder).is_dir():
+        pytest.skip(f"real scans not found: {base / folder} (set MPS_AMS_DATA)")
+    return base / folder
+
+
+@pytest.fixture(scope="session")
+def busi_root() -> Path:
+    """Root of the real BUSI images."""
+    return _data("busi/Dataset_BUSI_with_GT")
+
+
+@pytest.fixture(scope="session")
+def busi_original_root() -> Path:
+    """Eight BUSI cases as published: original sizes, 1-bit, RGB and RGBA masks."""
+    return _data("busi_original_size")
