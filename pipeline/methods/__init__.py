@@ -1,0 +1,10 @@
+"""Pretraining methods by name. A new method is one module here and one line in `METHODS`."""
+
+from __future__ import annotations
+
+from pipeline.methods.base import Method, Shape, StepResult
+from pipeline.methods.mps_ams import MpsAms
+
+METHODS: dict[str, type[Method]] = {"mps_ams": MpsAms}
+
+__all__ = ["METHODS", "Method", "Shape", "StepResult"]

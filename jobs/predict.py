@@ -1,0 +1,23 @@
+"""Write lesion masks for new images: predict.input=FOLDER [predict.output=FOLDER] [checkpoint=FOLDER].
+
+python -m jobs.predict CONFIG.yaml [key=value ...] [--dry-run]
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jobs.cli import main
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
+
+def predict(config: Config) -> None:
+    from pipeline import stages  # brings Ray with it, which --help and a mistake need not wait for
+
+    stages.predict(config)
+
+
+if __name__ == "__main__":
+    main(predict, __doc__, needs=("checkpoint", "predict"))

@@ -1,0 +1,132 @@
+"""Weights on disk: safetensors beside a JSON that says what they are. Nothing is ever unpickled.
+
+A checkpoint carries the configuration that made it, so that fine-tuning, evaluation and prediction need no other
+source for the architecture, the patch and the intensities.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from upath import UPath
+
+from preprocessing.errors import RunError
+
+SCHEMA = 1
+_WEIGHTS, _META = "model.safetensors", "meta.json"
+
+
+def save_weights(folder: UPath | str, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+    """Write model.safetensors and, last, meta.json: a folder without it is not a checkpoint.
+
+    Args:
+        folder: any path or URI.
+        tensors: named tensors of any dtype.
+        meta: JSON-serialisable; must say its "kind" ("encoder", "segmenter" or "pretrain").
+    """
+    folder = UPath(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    (folder / _WEIGHTS).write_bytes(safetensors.torch.save(plain))
+    (folder / _META).write_text(json.dumps({"schema": SCHEMA, "torch": torch.__version__, **meta}, indent=1))
+
+
+def load_weights(folder: UPath | str, kind: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors (on the CPU) and meta of a checkpoint.
+
+    Raises:
+        RunError: there is none, it is of another kind or version, or its weights cannot be read.
+    """
+    folder = UPath(folder)
+    try:
+        meta = json.loads((folder / _META).read_text())
+        tensors = safetensors.torch.load((folder / _WEIGHTS).read_bytes())
+    except FileNotFoundError:
+        raise RunError(f"no checkpoint at {folder}: it needs {_WEIGHTS} and {_META}") from None
+    except (json.JSONDecodeError, SafetensorError) as error:
+        raise RunError(f"the checkpoint at {folder} cannot be read ({error}); use another or train again") from None
+    if meta.get("schema") != SCHEMA:
+        raise RunError(
+            f"the checkpoint at {folder} has version {meta.get('schema')}, this program reads version {SCHEMA}; "
+            "use the program that wrote it or train again"
+        )
+    if kind is not None and meta.get("kind") != kind:
+        raise RunError(f"the checkpoint at {folder} holds a {meta.get('kind')}, but a {kind} is needed here")
+    return tensors, meta
+
+
+@dataclass
+class TransferReport:
+    """What became of every tensor of the model: names, by fate."""
+
+    loaded: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    share: float = 0.0
+
+    def __str__(self) -> str:
+        text = f"weights: {len(self.loaded)} tensors loaded, {len(self.resized)} resized, {len(self.skipped)} skipped"
+        text += f" ({self.share:.1%} of the parameters come from the checkpoint)"
+        for name, fate in (("resized", self.resized), ("skipped", self.skipped)):
+            if fate:
+                text += f"\n  {name}: " + ", ".join(fate)
+        return text
+
+
+def transfer(model: nn.Module, tensors: dict[str, Tensor], min_share: float) -> TransferReport:
+    """Copy equally named tensors into the model, and say what happened to each.
+
+    A patch embedding for another number of channels (its inputs a multiple of the other's) is resized: repeated or
+    averaged over channels, so that the sum of its responses stays. Every other shape that differs is skipped.
+
+    Args:
+        model: changed in place.
+        tensors: the checkpoint's.
+        min_share: least share of the model's parameters that must come from the checkpoint.
+
+    Raises:
+        RunError: less than that came.
+    """
+    report = TransferReport()
+    own = model.state_dict()
+    fitted: dict[str, Tensor] = {}
+    for name, target in own.items():
+        source = tensors.get(name)
+        if source is None:
+            report.skipped.append(f"{name} (not in the checkpoint)")
+        elif source.shape == target.shape:
+            fitted[name] = source
+            report.loaded.append(name)
+        elif name.endswith("embed.weight") and _channels_differ(source, target):
+            fitted[name] = _resize_channels(source, target.shape[1])
+            report.resized.append(f"{name} {tuple(source.shape)} -> {tuple(target.shape)}")
+        else:
+            report.skipped.append(f"{name} (checkpoint {tuple(source.shape)}, model {tuple(target.shape)})")
+    total = sum(tensor.numel() for tensor in own.values())
+    report.share = sum(tensor.numel() for tensor in fitted.values()) / max(total, 1)
+    if report.share < min_share:
+        raise RunError(
+            f"only {report.share:.1%} of the model's parameters come from the checkpoint, at least {min_share:.0%} are "
+            f"asked for; is it of another architecture?\n{report}"
+        )
+    model.load_state_dict(fitted, strict=False)
+    return report
+
+
+def _channels_differ(source: Tensor, target: Tensor) -> bool:
+    small, large = sorted((source.shape[-1], target.shape[-1]))
+    return source.shape[0] == target.shape[0] and large % small == 0
+
+
+def _resize_channels(weight: Tensor, inputs: int) -> Tensor:
+    """[F, D] to [F, inputs]; the inputs are channel-major, so whole channels are repeated or averaged."""
+    if inputs > weight.shape[1]:
+        repeats = inputs // weight.shape[1]
+        return weight.repeat(1, repeats) / repeats
+    return weight.view(weight.shape[0], -1, inputs).sum(1)

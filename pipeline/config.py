@@ -1,0 +1,81 @@
+"""The whole configuration: every section is owned by the module that uses it, and composed here."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.feedback import FeedbackSettings
+from pipeline.finetune import FinetuneSettings
+from pipeline.loader import LoaderSettings
+from pipeline.models.encoder import EncoderSettings
+from pipeline.models.mae import DecoderSettings
+from pipeline.models.segmenter import SegmenterSettings
+from pipeline.precision import ResourceSettings
+from pipeline.predict import PredictSettings
+from pipeline.pretrain_settings import PretrainSettings
+from pipeline.runfolder import RunSettings
+from pipeline.schedule import RatioSettings, ScheduleSettings
+from pipeline.search_settings import SearchSettings
+from preprocessing.cache import CacheSettings
+from preprocessing.layouts import DataSettings
+from preprocessing.selection import SelectionSettings
+from preprocessing.settings import Settings
+
+
+class MaskSettings(Settings):
+    """What is masked: how much (AMS) and how strictly by lesion score (MPS)."""
+
+    ratio: RatioSettings = Field(RatioSettings(), description="Masking ratio over the training.")
+    strength: ScheduleSettings = Field(
+        ScheduleSettings(family="constant", start=0.3, end=0.3),
+        description="Weight of the standardised lesion score against uniform noise; 0 is random masking.",
+    )
+    random_share: float = Field(
+        0.0, ge=0, le=1, description="Share of the samples whose mask is random whatever the strength."
+    )
+    feedback: FeedbackSettings = Field(
+        FeedbackSettings(), description="Lets the ratio follow the training instead of its schedule."
+    )
+
+    @property
+    def selects(self) -> bool:
+        """Whether lesion scores are used at all."""
+        strength = self.strength
+        values = [v for _, v in strength.points] if strength.family == "piecewise" else [strength.start, strength.end]
+        return any(v > 0 for v in values) and self.random_share < 1
+
+
+class Config(Settings):
+    """Everything that a run depends on."""
+
+    profile: str = Field("small", description="Which of the file's profiles applies: small (2 cores) or full (GPUs).")
+    checkpoint: str = Field("", description="Checkpoint folder for evaluate and predict; empty: this run's own.")
+    run: RunSettings = Field(RunSettings(), description="Where the run lives and its seed.")
+    data: DataSettings = Field(DataSettings(), description="The scans, and how they are split.")
+    cache: CacheSettings = Field(CacheSettings(), description="Geometry, intensities and the patch cache.")
+    selection: SelectionSettings = Field(SelectionSettings(), description="Masked patches selection (MPS).")
+    mask: MaskSettings = Field(MaskSettings(), description="Masking ratio (AMS) and selection strength.")
+    model: EncoderSettings = Field(EncoderSettings(), description="The encoder.")
+    decoder: DecoderSettings = Field(DecoderSettings(), description="The reconstruction decoder of pretraining.")
+    loader: LoaderSettings = Field(LoaderSettings(), description="Reading the cache during training.")
+    pretrain: PretrainSettings = Field(PretrainSettings(), description="Masked-image pretraining.")
+    search: SearchSettings = Field(SearchSettings(), description="Search over mask schedules.")
+    segmenter: SegmenterSettings = Field(SegmenterSettings(), description="The segmentation head.")
+    finetune: FinetuneSettings = Field(FinetuneSettings(), description="Fine-tuning for segmentation.")
+    predict: PredictSettings = Field(PredictSettings(), description="Prediction on new scans.")
+    resources: ResourceSettings = Field(ResourceSettings(), description="Workers, devices, number formats.")
+
+    @model_validator(mode="after")
+    def _batches_reach_all_workers(self) -> Config:
+        for name, batch in (("pretrain.batch", self.pretrain.batch), ("finetune.batch", self.finetune.batch)):
+            if batch < 2 * self.resources.workers:
+                raise ValueError(
+                    f"{name} = {batch} is too small for resources.workers = {self.resources.workers}: "
+                    f"each worker needs two samples of a step, so at least {2 * self.resources.workers}"
+                )
+        return self
+
+
+Stage = Literal["preprocess", "search", "pretrain", "finetune", "evaluate"]

@@ -1,0 +1,328 @@
+"""Fine-tuning the segmenter on the labelled cases: one loop for Ray Train, Ray Tune and a test.
+
+Data order, augmentation and learning rate are functions of the global samples seen; the loss is a mean over the global
+batch whatever the workers; validation counts are summed over them. The same segmenter comes out of any number
+of workers and of any restart, up to the order of sums.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from upath import UPath
+
+from pipeline.augment import augment
+from pipeline.canvas import Canvas
+from pipeline.checkpoint import load_weights, save_weights, transfer
+from pipeline.finetune_settings import FinetuneSettings
+from pipeline.group import train_group
+from pipeline.history import History
+from pipeline.loader import Batch, PatchLoader, rows_of
+from pipeline.losses import segmentation_loss
+from pipeline.models.encoder import EncoderSettings
+from pipeline.models.segmenter import Segmenter
+from pipeline.optim import learning_rate, parameter_groups
+from pipeline.precision import Autocast
+from pipeline.regions import region_masks
+from pipeline.segmenter_file import SegmenterCard, save_segmenter
+from pipeline.session import Session, sum_over_workers, together
+from pipeline.threshold import Choice, ThresholdCounts, choose_thresholds
+from pipeline.train_state import pack, unpack, with_prefix
+from preprocessing.cache import PatchCache
+from preprocessing.errors import RunError
+from preprocessing.splits import Splits
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
+__all__ = ["FinetuneSettings", "FinetuneTask", "Finetuning", "finetune", "finetune_loop"]
+
+_BEST, _CHECK_EVERY, _VALIDATION_BATCH = "best.", 10, 32
+
+
+@dataclass(frozen=True)
+class FinetuneTask:
+    """Where a fine-tuning finds its inputs and leaves its segmenter; paths or URIs.
+
+    Attributes:
+        config: the whole configuration.
+        cache, splits: the patch cache and splits.csv.
+        encoder: folder of the pretrained encoder; None trains from scratch.
+        folder: receives history.jsonl, tensorboard/ and segmenter/.
+    """
+
+    config: Config
+    cache: str
+    splits: str
+    encoder: str | None
+    folder: str
+
+
+def finetune(task: FinetuneTask, lock: str, token: str) -> UPath:
+    """Train on the configured Ray workers; returns the folder of the segmenter.
+
+    Raises:
+        RunError: no labelled lesion to learn from, weights that do not fit, a loss that is not finite, a failed group.
+    """
+    folder = UPath(task.folder)
+    train_group(finetune_loop, task, folder, task.config.resources, 2, lock, token)
+    return folder / "segmenter"
+
+
+def finetune_loop(task: FinetuneTask, session: Session) -> None:
+    """What each worker runs."""
+    Finetuning(task, session).run()
+
+
+class Finetuning:
+    """The training of one segmenter, from its newest checkpoint on."""
+
+    def __init__(self, task: FinetuneTask, session: Session) -> None:
+        config = task.config
+        self.task, self.session, self.config = task, session, config
+        self.settings, self.seed = config.finetune, config.run.seed
+        self.cache = PatchCache.open(task.cache)
+        self.canvas = Canvas(self.cache.size, self.cache.patch, self.cache.channels)
+        splits = Splits.read(task.splits)
+        self.loader = self._loader(splits.labelled("train"), self.settings.batch)
+        self._validation_cases = splits.labelled("val")
+        epoch, batch = self.loader.epoch_samples, self.settings.batch
+        self.total = -(-self.settings.epochs * epoch // batch) * batch
+        self.position, self.worse = 0, 0
+        self.choice = Choice((0.5,) * len(self.settings.classes), None)
+        self.best: dict[str, Tensor] = {}
+        self._build()
+        self._recent: list[tuple[int, Tensor]] = []
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end, or until validation stops getting better; returns the last record.
+
+        Raises:
+            RunError: the loss is not finite; names the cases of the batch.
+        """
+        self._resume()
+        history = History(UPath(self.task.folder) if self.session.rank == 0 else None, self.position)
+        record: dict[str, Any] = {}
+        losses: list[Tensor] = []
+        round_samples = self.settings.validate_every * self.loader.epoch_samples
+        start, began, self.loader.waited = self.position, time.perf_counter(), 0.0
+        for batch in self.loader.batches(self.position, self.total):
+            first, self.position = self.position, self.position + self.settings.batch
+            losses.append(self._step(batch, first))
+            if self.position // round_samples == first // round_samples and self.position < self.total:
+                continue
+            self._check_losses()
+            record = self._end_round(torch.stack(losses), time.perf_counter() - began, self.position - start)
+            history.append(record)
+            self.session.report(record, self._write)
+            losses.clear()
+            if 0 < self.settings.patience <= self.worse:
+                break
+            start, began, self.loader.waited = self.position, time.perf_counter(), 0.0
+        history.close()
+        if self.session.rank == 0:
+            self._export()
+        return record
+
+    def _loader(self, cases: list[str], batch: int) -> PatchLoader:
+        samples, session = self.cache.sample_indices(cases), self.session
+        if not len(samples):
+            raise RunError(
+                "fine-tuning: no labelled training case; look at splits.csv and rejected.parquet, "
+                "or raise data.label_fraction"
+            )
+        return PatchLoader(
+            self.cache,
+            samples,
+            self.config.loader,
+            self.seed,
+            batch,
+            session.rank,
+            session.workers,
+            session.device,
+        )
+
+    def _build(self) -> None:
+        device = self.session.device
+        weights = self._pretrained()
+        with torch.random.fork_rng(devices=[]):  # the same initial weights everywhere, and no global seed changed
+            torch.manual_seed(self.seed)
+            self.model: Segmenter = self.card().build()
+        if weights is not None:
+            report = transfer(self.model.encoder, weights, self.settings.min_transfer)
+            if self.session.rank == 0:
+                print(report, flush=True)
+        self.model.to(device)
+        groups = parameter_groups(self.model, self.settings.lr, self.settings.weight_decay, self.settings.layer_decay)
+        self.optimiser = torch.optim.AdamW(groups, lr=self.settings.lr)
+        self.average = None
+        if self.settings.ema:
+            self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.settings.ema))
+        self.autocast = Autocast(self.config.resources.precision, device)
+        self.trained = together(self.session, self.model)
+        if self.config.resources.compile:
+            self.trained = torch.compile(self.trained)  # type: ignore[assignment]
+
+    def _pretrained(self) -> dict[str, Tensor] | None:
+        """The encoder's weights; its architecture is taken from the same checkpoint."""
+        self.encoder_settings = self.config.model
+        if self.task.encoder is None:
+            return None
+        tensors, meta = load_weights(UPath(self.task.encoder), "encoder")
+        patch = tuple(meta["shape"]["patch"])
+        if patch != self.cache.patch:
+            raise RunError(
+                f"the encoder at {self.task.encoder} was trained on patches of {list(patch)} pixels, the cache has "
+                f"{list(self.cache.patch)}; set cache.patch={list(patch)} or pretrain again"
+            )
+        self.encoder_settings = EncoderSettings(**meta["model"])
+        return tensors
+
+    def _step(self, batch: Batch, first: int) -> Tensor:
+        """One update; returns this worker's part of the global batch's mean loss."""
+        settings, progress = self.settings, first / self.total
+        rate = learning_rate(progress, settings.lr, settings.warmup, settings.final_lr)
+        for group in self.optimiser.param_groups:
+            group["lr"] = 0.0 if group["encoder"] and progress < settings.frozen else rate * group["scale"]
+        rows = torch.arange(len(batch.sample), device=batch.position.device)
+        total = torch.zeros((), device=self.session.device)
+        for part in rows.tensor_split(settings.accumulate):
+            loss = self._loss(rows_of(batch, part)).sum() / settings.batch
+            # DDP averages over the workers: times their number, the sum of parts is the exact global mean
+            self.autocast.scaler.scale(loss * self.session.workers).backward()
+            total += loss.detach()
+        self.autocast.scaler.unscale_(self.optimiser)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
+        self.autocast.scaler.step(self.optimiser)
+        self.autocast.scaler.update()
+        self.optimiser.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        self._recent.append((first, total))
+        if len(self._recent) >= _CHECK_EVERY:
+            self._check_losses()
+        return total
+
+    def _loss(self, batch: Batch) -> Tensor:
+        image, label, real = self.canvas.pixels(batch)
+        image, label, real = augment(image, label, real, batch.position, self.seed, self.settings.augment)
+        with self.autocast():
+            logits = self.trained(image, real)
+        return segmentation_loss(logits, region_masks(label, self.settings.classes), real, self.settings.dice_weight)
+
+    def _check_losses(self) -> None:
+        """Stop on a loss that is not finite; all workers see the same and stop together."""
+        if not self._recent:
+            return
+        bad = torch.stack([~loss.isfinite() for _, loss in self._recent]).float()
+        wrong = sum_over_workers(self.session, bad).nonzero()
+        if len(wrong):
+            first = self._recent[int(wrong[0, 0])][0]
+            samples = self.loader.sample_at(np.arange(first, first + self.settings.batch))
+            cases = sorted(set(self.cache.samples["case"].iloc[samples]))
+            raise RunError(
+                f"fine-tuning: the loss is not finite at global sample {first}; look at the cases of that batch: "
+                f"{', '.join(cases)}. If they are sound, lower finetune.lr or set resources.precision=fp32"
+            )
+        self._recent.clear()
+
+    def _end_round(self, losses: Tensor, seconds: float, samples: int) -> dict[str, Any]:
+        choice = choose_thresholds(self._validate()) if self._validation_cases else self.choice
+        better = choice.dsc is None or self.choice.dsc is None or choice.dsc > self.choice.dsc
+        self.worse = 0 if better else self.worse + 1
+        if better or self.settings.choose == "last":
+            self.choice = choice
+            self.best = {name: value.detach().clone() for name, value in self._smoothed().state_dict().items()}
+        record = {
+            "epoch": self.position // self.loader.epoch_samples,
+            "samples_seen": self.position,
+            "loss": float(sum_over_workers(self.session, losses).mean()),
+            "lr": self.optimiser.param_groups[0]["lr"],
+            "seconds": seconds,
+            "samples_per_second": samples / seconds,
+            "data_wait_fraction": self.loader.waited / seconds,
+        }
+        return record if choice.dsc is None else record | {"val_dsc": choice.dsc, "thresholds": choice.thresholds}
+
+    @torch.no_grad()
+    def _validate(self) -> np.ndarray:
+        """DSC on the canvas, [cases, regions, thresholds]; each worker takes its share of the samples."""
+        session, model = self.session, self._smoothed()
+        samples = self.cache.sample_indices(self._validation_cases)
+        names = self.cache.samples["case"].iloc[samples]
+        number = {case: place for place, case in enumerate(sorted(set(names)))}
+        counts = ThresholdCounts(len(number), len(self.settings.classes), session.device)
+        model.eval()
+        mine = slice(session.rank, None, session.workers)
+        own, own_case = samples[mine], np.array([number[name] for name in names])[mine]
+        for start in range(0, len(own), _VALIDATION_BATCH):
+            part = slice(start, start + _VALIDATION_BATCH)
+            image, label, real = self.canvas.pixels(self.loader.gather(own[part]))
+            with self.autocast():
+                probability = model(image, real).float().sigmoid() * real
+            case = torch.as_tensor(own_case[part], device=session.device)
+            counts.add(case, probability, region_masks(label, self.settings.classes))
+        model.train()
+        for tensor in counts.tensors:
+            sum_over_workers(session, tensor)
+        return counts.dsc()
+
+    def _smoothed(self) -> Segmenter:
+        return self.model if self.average is None else self.average.module
+
+    def card(self) -> SegmenterCard:
+        """What the segmenter is, as far as it is known by now."""
+        config, cache = self.config, self.cache
+        return SegmenterCard(
+            channels=cache.channels,
+            size=cache.size,
+            patch=cache.patch,
+            model=self.encoder_settings,
+            segmenter=config.segmenter,
+            classes=dict(self.settings.classes),
+            thresholds=self.choice.thresholds,
+            low=config.cache.low,
+            high=config.cache.high,
+            trained={
+                "seed": self.seed,
+                "samples_seen": self.position,
+                "labelled_samples": self.loader.epoch_samples,
+                "validation_cases": len(self._validation_cases),
+                "validation_dsc": self.choice.dsc,
+                "pretrained": self.task.encoder is not None,
+            },
+        )
+
+    def _write(self, folder: Path) -> None:
+        meta = {
+            "kind": "finetune",
+            "position": self.position,
+            "worse": self.worse,
+            "thresholds": self.choice.thresholds,
+            "best": self.choice.dsc,
+            "scaler": self.autocast.scaler.state_dict(),
+        }
+        best = {_BEST + name: value for name, value in self.best.items()}
+        save_weights(UPath(folder), pack(self.model, self.optimiser, self.average) | best, meta)
+
+    def _resume(self) -> None:
+        folder = self.session.latest()
+        if folder is None:
+            return
+        tensors, meta = load_weights(UPath(folder), "finetune")
+        unpack(tensors, self.model, self.optimiser, self.average)
+        self.best = with_prefix(tensors, _BEST)
+        self.position, self.worse = meta["position"], meta["worse"]
+        self.choice = Choice(tuple(meta["thresholds"]), meta["best"])
+        if meta["scaler"]:
+            self.autocast.scaler.load_state_dict(meta["scaler"])
+
+    def _export(self) -> None:
+        save_segmenter(UPath(self.task.folder) / "segmenter", self.best, self.card())

@@ -1,0 +1,49 @@
+"""MPS-AMS: masked autoencoding with masked patches selection under an adaptive masking ratio (arXiv 2302.13699)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pipeline.loader import Batch
+from pipeline.masking import MaskPlan, choose_mask, keyed_uniform
+from pipeline.methods.base import Method, Shape, StepResult
+from pipeline.models.encoder import Encoder
+from pipeline.models.mae import MaskedAutoencoder
+from pipeline.tokens import real_pixels
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
+_NOISE, _COIN = 1, 2  # streams of the keyed noise
+
+
+class MpsAms(Method):
+    """Selection and schedule are switched off by `mask.strength` = 0 and a constant `mask.ratio`."""
+
+    coords: Tensor
+
+    def __init__(self, config: Config, shape: Shape) -> None:
+        super().__init__()
+        self.shape, self.random_share = shape, config.mask.random_share
+        self.autoencoder = MaskedAutoencoder(Encoder(config.model, shape.token_dim, shape.dims), config.decoder)
+        self.register_buffer("coords", shape.coords(), persistent=False)
+
+    @property
+    def encoder(self) -> Encoder:  # type: ignore[override]
+        """The encoder that pretraining is for."""
+        return self.autoencoder.encoder
+
+    def plan(self, batch: Batch, ratio: float, strength: float, seed: int) -> MaskPlan:
+        """The batch's masks: a function of seed, global position, scores, ratio and strength."""
+        noise = keyed_uniform(seed, batch.position, batch.valid.shape[1], _NOISE)
+        coin = keyed_uniform(seed, batch.position, 1, _COIN)
+        strengths = torch.where(coin < self.random_share, 0.0, strength)
+        return choose_mask(batch.valid >= 128, batch.scores, noise, ratio, strengths)
+
+    def forward(self, batch: Batch, ratio: float, strength: float, seed: int) -> StepResult:
+        plan = self.plan(batch, ratio, strength, seed)
+        pixels = real_pixels(batch.box, self.shape.size, self.shape.patch).repeat(1, 1, self.shape.channels)
+        return StepResult(self.autoencoder(batch.patches, self.coords, plan, pixels), plan.masked)

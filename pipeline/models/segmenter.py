@@ -1,0 +1,122 @@
+"""The segmenter: the pretrained encoder's tokens, and a light convolutional U around them that keeps edges sharp.
+
+Patch tokens say what is where at the patch's resolution; a stem of strided convolutions on the image says where the
+edges are at full resolution. The decoder starts from both at the token grid and climbs to the pixels, one prime
+factor of the patch at a time, joined by the stem's features at each step (after UNETR, arXiv 2103.10504, with fewer
+and narrower convolutions). Group norm throughout: batch statistics would depend on how workers share a batch.
+"""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+from math import gcd
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from pipeline.models.encoder import Encoder
+from preprocessing.patchify import grid_coords, patchify
+from preprocessing.settings import Settings
+
+
+class SegmenterSettings(Settings):
+    """Widths of the convolutional part."""
+
+    stem: int = Field(16, ge=1, description="Channels of stem and decoder at full resolution; doubled at each step.")
+    width: int = Field(64, ge=1, description="Most channels that any step of the stem or decoder has.")
+
+
+class Segmenter(nn.Module):
+    """Logits at every pixel from a pretrained encoder, in two or three dimensions.
+
+    Args:
+        encoder: for patches of `patch` and `channels`.
+        settings: widths.
+        patch: pixels of a patch along each axis.
+        channels: of the image.
+        regions: outputs, one logit a region.
+    """
+
+    def __init__(
+        self, encoder: Encoder, settings: SegmenterSettings, patch: tuple[int, ...], channels: int, regions: int
+    ) -> None:
+        super().__init__()
+        dims = len(patch)
+        self.encoder, self.patch = encoder, tuple(patch)
+        self.steps = strides(patch)
+        widths = [min(settings.stem * 2**level, settings.width) for level in range(len(self.steps) + 1)]
+        conv = nn.Conv2d if dims == 2 else nn.Conv3d
+        self.stem = nn.ModuleList([_conv_block(channels, widths[0], dims)])
+        for level, step in enumerate(self.steps):
+            self.stem.append(_conv_block(widths[level], widths[level + 1], dims, step))
+        self.bridge = conv(encoder.settings.width, widths[-1], 1)
+        self.join = _conv_block(widths[-1], widths[-1], dims)
+        self.narrow = nn.ModuleList()  # before enlarging: the fewer channels, the less work at high resolution
+        self.climb = nn.ModuleList()
+        for level in reversed(range(len(self.steps))):
+            self.narrow.append(conv(widths[level + 1], widths[level], 1))
+            self.climb.append(_conv_block(widths[level], widths[level], dims))
+        self.head = conv(widths[0], regions, 1)
+
+    def forward(self, image: Tensor, real: Tensor) -> Tensor:
+        """Segment whole canvases.
+
+        Args:
+            image: float [B, C, *size], 0 on padding; every axis a multiple of the patch.
+            real: bool [B, 1, *size], False on padding. Patches of mostly padding are hidden from the encoder.
+
+        Returns:
+            float [B, regions, *size], logits.
+        """
+        features = []
+        x = image
+        for block in self.stem:
+            x = block(x)
+            features.append(x)
+        x = self.join(self.bridge(self._tokens(image, real)) + features.pop())
+        for narrow, block in zip(self.narrow, self.climb, strict=True):
+            skip = features.pop()
+            x = block(F.interpolate(narrow(x), size=skip.shape[2:], mode="nearest") + skip)
+        return self.head(x)
+
+    def _tokens(self, image: Tensor, real: Tensor) -> Tensor:
+        """The encoder's tokens as a feature map [B, width, *grid]; 0 where a patch is padding."""
+        grid = tuple(n // p for n, p in zip(image.shape[2:], self.patch, strict=True))
+        attend = patchify(real, self.patch).float().mean(-1) >= 0.5  # as in pretraining
+        coords = torch.as_tensor(grid_coords(grid), device=image.device)
+        tokens = self.encoder(patchify(image, self.patch), coords, attend)
+        tokens = torch.where(attend[..., None], tokens, torch.zeros_like(tokens))
+        return tokens.transpose(1, 2).unflatten(2, grid)
+
+
+def strides(patch: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Steps from full resolution down to the token grid: their product along each axis is the patch.
+
+    The prime factors of each axis, ascending; an axis with fewer of them takes its steps last, nearest the tokens,
+    as thick slices should: (2, 8, 8) gives (1, 2, 2), (1, 2, 2), (2, 2, 2).
+    """
+    factors = [_prime_factors(p)[::-1] for p in patch]
+    return [tuple(step) for step in zip_longest(*factors, fillvalue=1)][::-1]
+
+
+def _prime_factors(number: int) -> list[int]:
+    found, factor = [], 2
+    while number > 1:
+        while number % factor == 0:
+            found.append(factor)
+            number //= factor
+        factor += 1
+    return found
+
+
+def _conv_block(inputs: int, outputs: int, dims: int, stride: tuple[int, ...] | None = None) -> nn.Sequential:
+    conv: Any = nn.Conv2d if dims == 2 else nn.Conv3d
+    stride = stride or (1,) * dims
+    return nn.Sequential(
+        conv(inputs, outputs, 3, stride=stride, padding=1, bias=False),
+        nn.GroupNorm(gcd(outputs, 8), outputs),
+        nn.GELU(),
+    )

@@ -1,0 +1,85 @@
+"""Pictures of single cases as PNG, with their caption inside the file: outlines on the image, scores beside it."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy.ndimage import zoom
+
+TRUTH, PREDICTION = "#009e73", "#d55e00"
+
+
+def segmentation_panel(image: NDArray, truth: NDArray | None, prediction: NDArray, caption: str) -> bytes:
+    """The image, and beside it the same with the outlines of truth (green) and prediction (orange).
+
+    Args:
+        image: float [H, W], any range.
+        truth, prediction: [H, W], lesion where > 0; truth None without a label.
+        caption: shown under the picture in the report, kept in the PNG's `Description`.
+
+    Returns:
+        the PNG file.
+    """
+    figure, (plain, drawn) = _figure(image.shape, 2)
+    for axis in (plain, drawn):
+        _show(axis, image)
+    if truth is not None:
+        _outline(drawn, truth, TRUTH)
+    _outline(drawn, prediction, PREDICTION)
+    return _png(figure, caption)
+
+
+def selection_panel(image: NDArray, scores: NDArray, truth: NDArray | None, caption: str) -> bytes:
+    """The image with the label's outline, beside it the lesion score of each patch and the first quarter masked.
+
+    Args:
+        image: float [H, W].
+        scores: float [gh, gw], one a patch; NaN where there is no candidate.
+        truth: [H, W], lesion where > 0, or None.
+        caption: as for `segmentation_panel`.
+
+    Returns:
+        the PNG file.
+    """
+    figure, (plain, map_axis, masked_axis) = _figure(image.shape, 3)
+    high = zoom(np.nan_to_num(scores, nan=np.nanmin(scores)), np.array(image.shape) / scores.shape, order=0)
+    threshold = np.nanquantile(scores, 0.75)
+    _show(plain, image)
+    _show(map_axis, image)
+    map_axis.imshow(high, cmap="inferno", alpha=0.6, interpolation="nearest")
+    _show(masked_axis, np.where(high > threshold, np.nan, image))
+    if truth is not None:
+        for axis in (plain, map_axis, masked_axis):
+            _outline(axis, truth, TRUTH)
+    return _png(figure, caption)
+
+
+def _figure(shape: tuple[int, ...], columns: int) -> tuple[Figure, list[Axes]]:
+    height = 2.4
+    width = height * shape[1] / shape[0]
+    figure = Figure(figsize=(columns * width + 0.06 * (columns - 1), height))
+    figure.subplots_adjust(0, 0, 1, 1, wspace=0.06 / width)
+    return figure, list(figure.subplots(1, columns))
+
+
+def _show(axis: Axes, image: NDArray) -> None:
+    low, high = np.nanpercentile(image, [0.5, 99.5])
+    axis.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest")
+    axis.set(xticks=[], yticks=[], facecolor="#bcd3e8")
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+
+
+def _outline(axis: Axes, mask: NDArray, colour: str) -> None:
+    if (mask > 0).any() and not (mask > 0).all():
+        axis.contour(mask > 0, [0.5], colors=colour, linewidths=1.2)
+
+
+def _png(figure: Figure, caption: str) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Description": caption})
+    return buffer.getvalue()

@@ -1,0 +1,47 @@
+"""Number formats for training: bf16 where the processor has it, fp16 with loss scaling or fp32 elsewhere."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from preprocessing.settings import Settings
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+class ResourceSettings(Settings):
+    """Workers and what each of them gets; the global batch and the results do not depend on them."""
+
+    workers: int = Field(1, ge=1, description="Training workers, each with one GPU or `cpus_per_worker` cores.")
+    gpu: Literal["auto", "yes", "no"] = Field("auto", description="Train on GPUs; auto: where the cluster has any.")
+    cpus_per_worker: int = Field(0, ge=0, description="CPU cores of a worker; 0: the machine's cores shared evenly.")
+    precision: Precision = Field(
+        "auto", description="auto: bf16 where it is native, else fp16 with loss scaling on a GPU and fp32 on a CPU."
+    )
+    compile: bool = Field(False, description="Compile the model with torch.compile.")
+    max_failures: int = Field(3, ge=-1, description="Worker failures to recover from before giving up; -1: no limit.")
+
+
+class Autocast:
+    """The chosen format on a device: a context for the forward pass, and the loss scaler for fp16."""
+
+    def __init__(self, precision: Precision, device: torch.device) -> None:
+        self.device = device
+        self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[_resolve(precision, device)]
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
+
+    def __call__(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None)
+
+
+def _resolve(precision: Precision, device: torch.device) -> str:
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        # a T4 emulates bf16, slowly; it is native from compute capability 8.0 on
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"

@@ -1,0 +1,325 @@
+"""Masked-image pretraining: one loop for Ray Train, Ray Tune and a test (see `pipeline.session`).
+
+Everything that steers it (data order, masks, ratio, strength, learning rate) is a function of the global samples
+seen, so the same training comes out of any number of workers and of any restart.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from upath import UPath
+
+from pipeline.checkpoint import load_weights, save_weights
+from pipeline.feedback import FeedbackRatio
+from pipeline.history import History
+from pipeline.loader import Batch, PatchLoader, rows_of
+from pipeline.masking import keyed_uniform
+from pipeline.meters import EpochMeter
+from pipeline.methods import METHODS, Method, Shape
+from pipeline.noise_scale import NoiseScale
+from pipeline.optim import learning_rate, parameter_groups
+from pipeline.pictures import draw_reconstructions
+from pipeline.precision import Autocast
+from pipeline.probe import Probe
+from pipeline.schedule import round_to_level, value_at
+from pipeline.session import Session, sum_over_workers, together
+from pipeline.tokens import Mirror
+from pipeline.train_state import pack, unpack
+from preprocessing.cache import PatchCache
+from preprocessing.errors import RunError
+from preprocessing.scores import ScoreTable
+from preprocessing.splits import Splits
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
+_MIRROR = 3  # stream of the keyed noise; the methods use 1 and 2
+_CHECK_EVERY = 10  # steps between looks at the losses: each look waits for the device
+
+
+@dataclass(frozen=True)
+class PretrainTask:
+    """Where a pretraining finds its inputs and leaves its pictures; paths or URIs."""
+
+    config: Config
+    cache: str
+    splits: str
+    scores: str | None
+    folder: str
+
+
+class Pretraining:
+    """The training of one encoder, from its newest checkpoint on."""
+
+    def __init__(self, task: PretrainTask, session: Session) -> None:
+        config = task.config
+        self.task, self.session, self.config = task, session, config
+        self.settings, self.seed = config.pretrain, config.run.seed
+        self.cache = PatchCache.open(task.cache)
+        self.shape = Shape.of(self.cache)
+        splits = Splits.read(task.splits)
+        self.loader = self._loader(splits)
+        epoch, batch = self.loader.epoch_samples, self.settings.batch
+        self.total = -(-self.settings.epochs * epoch // batch) * batch
+        self.position, self.best, self.worse = 0, -1.0, 0
+        self.trail: list[tuple[float, float, float]] = []  # (progress, ratio, strength) as they were, an epoch each
+        self.feedback = FeedbackRatio(config.mask.feedback, config.mask.ratio.start, config.mask.ratio.end)
+        self._build()
+        self.meter, self.noise = EpochMeter(session.device), NoiseScale()
+        self.probe = self._probe(splits)
+        self._recent: list[tuple[int, Tensor]] = []
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end, or until the probe stops getting better; returns the last epoch's record.
+
+        Raises:
+            RunError: the loss is not finite; names the cases of the batch.
+        """
+        self._resume()
+        history = History(UPath(self.task.folder) if self.session.rank == 0 else None, self.position)
+        record: dict[str, Any] = {}
+        began, self.loader.waited = time.perf_counter(), 0.0
+        start = self.position
+        for batch in self.loader.batches(self.position, self.total):
+            first, self.position = self.position, self.position + self.settings.batch
+            self._step(batch, first)
+            epoch = self.position // self.loader.epoch_samples
+            if epoch == first // self.loader.epoch_samples and self.position < self.total:
+                continue
+            self._check_losses()
+            seconds = time.perf_counter() - began
+            record = self._end_epoch(epoch, first, seconds, self.position - start)
+            history.append(record)
+            stop = self._should_stop(record)
+            last = stop or self.position >= self.total
+            self.session.report({**record, "trail": self.trail}, self._write if last or epoch % self.settings.checkpoint_every == 0 else None)
+            if stop:
+                break
+            began, self.loader.waited, start = time.perf_counter(), 0.0, self.position
+        if self.session.rank == 0:
+            self._export()
+        return record
+
+    def ratio(self, progress: float) -> float:
+        """The masking ratio at a progress in [0, 1], rounded to the few values that it may take."""
+        mask = self.config.mask
+        value = self.feedback.ratio if mask.feedback.signal != "none" else value_at(mask.ratio, progress)
+        return round_to_level(value, mask.ratio.level)
+
+    def strength(self, progress: float) -> float:
+        """The selection strength at a progress in [0, 1]."""
+        return value_at(self.config.mask.strength, progress)
+
+    def _loader(self, splits: Splits) -> PatchLoader:
+        config, session = self.config, self.session
+        cases = splits.pretraining(include_test=self.settings.include_test)
+        scores = None if self.task.scores is None else ScoreTable.open(self.task.scores).scores
+        return PatchLoader(
+            self.cache,
+            self.cache.sample_indices(cases),
+            config.loader,
+            self.seed,
+            self.settings.batch,
+            session.rank,
+            session.workers,
+            session.device,
+            scores,
+        )
+
+    def _build(self) -> None:
+        config, device = self.config, self.session.device
+        with torch.random.fork_rng(devices=[]):  # the same initial weights everywhere, and no global seed changed
+            torch.manual_seed(self.seed)
+            self.model: Method = METHODS[self.settings.method](config, self.shape)
+        self.model.to(device)
+        groups = parameter_groups(self.model, self.settings.lr, self.settings.weight_decay, layer_decay=1.0)
+        self.optimiser = torch.optim.AdamW(groups, lr=self.settings.lr, betas=(0.9, 0.95))
+        self.average = None
+        if self.settings.ema:
+            self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.settings.ema))
+        self.autocast = Autocast(config.resources.precision, device)
+        self.trained = together(self.session, self.model)
+        if config.resources.compile:
+            self.trained = torch.compile(self.trained)  # type: ignore[assignment]
+        self.mirrors = [
+            Mirror(self.shape.size, self.shape.patch, self.shape.channels, axis) for axis in self.settings.mirror
+        ]
+
+    def _probe(self, splits: Splits) -> Probe | None:
+        if self.session.rank or not self.settings.probe_every:
+            return None
+        cases = [*splits.labelled("train"), *splits.labelled("val")]
+        samples = self.cache.sample_indices(cases)
+        if not len(samples):
+            return None
+        groups = [splits.group(case) for case in self.cache.samples["case"].iloc[samples]]
+        probe = Probe(self.loader, samples, groups, self.shape.coords().to(self.session.device))
+        return probe if probe.usable else None
+
+    def _step(self, batch: Batch, first: int) -> None:
+        progress = first / self.total
+        ratio, strength = self.ratio(progress), self.strength(progress)
+        rate = learning_rate(progress, self.settings.lr, self.settings.warmup, self.settings.final_lr)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["scale"]
+        for number, mirror in enumerate(self.mirrors):
+            batch = mirror(batch, keyed_uniform(self.seed, batch.position, 1, _MIRROR + number)[:, 0] < 0.5)
+        measure = self.settings.noise_every > 0 and (first // self.settings.batch) % self.settings.noise_every == 0
+        parts = self._halves(batch, first) if measure else self._parts(batch)
+        losses, first_half = [], []
+        for number, part in enumerate(parts):
+            with self._synchronise(measure or number == len(parts) - 1):
+                with self.autocast():
+                    result = self.trained(part, ratio, strength, self.seed)
+                # each worker's sum, over the global batch, times workers: DDP's mean is then the exact global mean
+                loss = result.loss.float().sum() * (self.session.workers / self.settings.batch)
+                self.autocast.scaler.scale(loss).backward()
+            self.meter.add(part, result.loss.detach(), result.masked)
+            losses.append(result.loss.detach().float().sum())
+            if measure and number == 0:
+                first_half = [p.grad.clone() for p in self.model.parameters() if p.grad is not None]
+        if measure:
+            self.noise.halves(self.model, first_half, self.settings.batch)
+        self._update()
+        self._recent.append((first, torch.stack(losses).sum()))
+        if len(self._recent) >= _CHECK_EVERY:
+            self._check_losses()
+
+    def _update(self) -> None:
+        self.autocast.scaler.unscale_(self.optimiser)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        self.autocast.scaler.step(self.optimiser)
+        self.autocast.scaler.update()
+        self.optimiser.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        if self.settings.accumulate == 1:
+            return [batch]
+        rows = torch.arange(len(batch.sample), device=batch.position.device)
+        return [rows_of(batch, part) for part in rows.tensor_split(self.settings.accumulate)]
+
+    def _halves(self, batch: Batch, first: int) -> list[Batch]:
+        lower = batch.position < first + self.settings.batch // 2
+        return [rows_of(batch, lower), rows_of(batch, ~lower)]
+
+    def _synchronise(self, now: bool) -> AbstractContextManager[Any]:
+        if not now and isinstance(self.trained, DistributedDataParallel):
+            return self.trained.no_sync()
+        return nullcontext()
+
+    def _check_losses(self) -> None:
+        """Stop on a loss that is not finite; all workers see the same and stop together."""
+        if not self._recent:
+            return
+        bad = torch.stack([~loss.isfinite() for _, loss in self._recent]).float()
+        wrong = sum_over_workers(self.session, bad).nonzero()
+        if len(wrong):
+            first = self._recent[int(wrong[0, 0])][0]
+            samples = self.loader.sample_at(np.arange(first, first + self.settings.batch))
+            cases = sorted(set(self.cache.samples["case"].iloc[samples]))
+            raise RunError(
+                f"pretraining: the loss is not finite at global sample {first}; look at the cases of that batch: "
+                f"{', '.join(cases)}. If they are sound, lower pretrain.lr or set resources.precision=fp32"
+            )
+        self._recent.clear()
+
+    def _end_epoch(self, epoch: int, first: int, seconds: float, samples: int) -> dict[str, Any]:
+        progress = first / self.total
+        record: dict[str, Any] = {
+            "epoch": epoch,
+            "samples_seen": self.position,
+            "ratio": self.ratio(progress),
+            "strength": self.strength(progress),
+            "lr": self.optimiser.param_groups[0]["lr"],
+            **self.meter.take(self.session),
+            "noise_scale": self.noise.take(),
+            "seconds": seconds,
+            "samples_per_second": samples / seconds,
+            "data_wait_fraction": self.loader.waited / seconds,
+        }
+        self.trail.append((progress, record["ratio"], record["strength"]))
+        self.feedback.observe(record["loss"], record["noise_scale"])
+        every = self.settings.probe_every
+        if every and (epoch % every == 0 or self.position >= self.total):
+            record |= self._look(epoch, record["ratio"], record["strength"])
+        return record
+
+    def _look(self, epoch: int, ratio: float, strength: float) -> dict[str, float]:
+        """Probe and pictures on rank 0; the DSC is given to all workers, who decide on it together."""
+        model = self._smoothed()
+        dsc = torch.full((1,), -1.0, device=self.session.device) * (self.session.rank == 0)
+        if self.probe is not None:
+            dsc[0] = self.probe.dsc(model.encoder)
+        if self.session.rank == 0 and self.settings.pictures:
+            samples = self.loader.some(self.settings.pictures)
+            draw_reconstructions(model, self.loader.gather(samples), ratio, strength, self.seed, self._picture(epoch))
+        value = float(sum_over_workers(self.session, dsc))
+        return {} if value < 0 else {"probe_dsc": value}
+
+    def _picture(self, epoch: int) -> UPath:
+        return UPath(self.task.folder) / "pictures" / f"epoch_{epoch:05d}.png"
+
+    def _smoothed(self) -> Method:
+        return self.model if self.average is None else self.average.module
+
+    def _should_stop(self, record: dict[str, Any]) -> bool:
+        if "probe_dsc" not in record:
+            return False
+        if record["probe_dsc"] > self.best:
+            self.best, self.worse = record["probe_dsc"], 0
+        else:
+            self.worse += 1
+        return 0 < self.settings.patience <= self.worse
+
+    def _write(self, folder: Path) -> None:
+        meta = {
+            "kind": "pretrain",
+            "config": self.config.model_dump(mode="json"),
+            "position": self.position,
+            "feedback": self.feedback.state_dict(),
+            "best": self.best,
+            "worse": self.worse,
+            "trail": self.trail,
+            "scaler": self.autocast.scaler.state_dict(),
+        }
+        save_weights(UPath(folder), pack(self.model, self.optimiser, self.average), meta)
+
+    def _resume(self) -> None:
+        folder = self.session.latest()
+        if folder is None:
+            return
+        tensors, meta = load_weights(UPath(folder), "pretrain")
+        unpack(tensors, self.model, self.optimiser, self.average)
+        self.position, self.best, self.worse = meta["position"], meta["best"], meta["worse"]
+        self.trail = [(p, r, s) for p, r, s in meta["trail"]]
+        self.feedback.load_state_dict(meta["feedback"])
+        if meta["scaler"]:
+            self.autocast.scaler.load_state_dict(meta["scaler"])
+
+    def _export(self) -> None:
+        """The encoder alone, which is what all this was for."""
+        meta = encoder_meta(self.config, self.shape)
+        save_weights(UPath(self.task.folder) / "encoder", self._smoothed().encoder.state_dict(), meta)
+
+
+def encoder_meta(config: Config, shape: Shape) -> dict[str, Any]:
+    """What must be known to use an encoder's weights."""
+    return {
+        "kind": "encoder",
+        "model": config.model.model_dump(mode="json"),
+        "shape": {"channels": shape.channels, "size": shape.size, "patch": shape.patch},
+        "cache": config.cache.model_dump(mode="json", exclude={"dir"}),
+        "include_test": config.pretrain.include_test,
+    }

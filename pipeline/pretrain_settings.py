@@ -1,0 +1,38 @@
+"""Settings of the pretraining loop."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from preprocessing.settings import Settings
+
+
+class PretrainSettings(Settings):
+    """Masked-image pretraining; all counts are over the whole group of workers."""
+
+    method: Literal["mps_ams", "scratch"] = Field(
+        "mps_ams", description="Pretraining method; scratch: none, fine-tuning starts from random weights."
+    )
+    epochs: int = Field(100, ge=1, description="Passes over the pretraining samples.")
+    batch: int = Field(64, ge=2, description="Samples of a step over all workers together.")
+    accumulate: int = Field(
+        1, ge=1, description="Parts in which a worker computes its share of a step, to save memory."
+    )
+    lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
+    final_lr: float = Field(0.0, ge=0, description="Learning rate at the end of the cosine.")
+    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the training over which the learning rate rises.")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW's weight decay; none on biases and norms.")
+    clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    ema: float = Field(0.0, ge=0, lt=1, description="Decay of the running mean of the weights; 0: off.")
+    mirror: tuple[int, ...] = Field((1,), description="Spatial axes along which samples are mirrored at random.")
+    include_test: bool = Field(
+        False, description="Also pretrain on validation and test images (never their labels); marked in the report."
+    )
+    checkpoint_every: int = Field(5, ge=1, description="Epochs between checkpoints.")
+    keep_checkpoints: int = Field(2, ge=1, description="Checkpoints kept.")
+    probe_every: int = Field(10, ge=0, description="Epochs between probes of the frozen encoder; 0: never.")
+    patience: int = Field(0, ge=0, description="Stop after this many probes without a better validation DSC; 0: never.")
+    noise_every: int = Field(10, ge=0, description="Steps between measurements of the gradient-noise scale; 0: never.")
+    pictures: int = Field(4, ge=0, description="Samples drawn at each probe: image, scores, mask, reconstruction.")

@@ -1,0 +1,142 @@
+"""A run is a folder: the resolved configuration, one folder a stage, each with a fingerprint of its inputs.
+
+The same command run again goes on where it stopped; a stage whose inputs changed is redone, and says why.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from upath import UPath
+
+from preprocessing.lock import OwnedLock
+from preprocessing.settings import Settings
+from preprocessing.storage import write_text
+
+
+class RunSettings(Settings):
+    """Where the run lives, and what fixes its chance."""
+
+    dir: str = Field("", description="Folder of the run, any path or URI; default runs/<name of the configuration>.")
+    seed: int = Field(0, ge=0, description="Fixes splits, order, masks, initial weights and augmentation.")
+    address: str = Field(
+        "", description="Ray cluster to join; empty: the job's own (RAY_ADDRESS) or a new one on this machine."
+    )
+
+
+@dataclass
+class Stage:
+    """A stage's folder, and whether it already holds the result for these inputs."""
+
+    folder: UPath
+    done: bool
+
+
+class RunFolder:
+    """Access to one run's files; every write to a JSON file is whole or not at all."""
+
+    def __init__(self, root: str, say: Callable[[str], None] = print) -> None:
+        # absolute, since workers have working directories of their own
+        self.root = UPath(root) if "://" in root else UPath(Path(root).absolute())
+        self._say = say
+
+    @property
+    def lock_file(self) -> str:
+        """Names the driver that may write into this run."""
+        return str(self.root / "owner.json")
+
+    @contextmanager
+    def locked(self) -> Iterator[str]:
+        """Hold the run: a second driver is refused, and a former driver's workers may not write any more.
+
+        Yields:
+            The owner's token, for `preprocessing.lock.check_owner` in workers.
+
+        Raises:
+            RunError: the run is in use.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with OwnedLock(self.lock_file, f"the run {self.root}") as lock:
+            yield lock.token
+
+    @contextmanager
+    def stage(self, name: str, inputs: Mapping[str, Any]) -> Iterator[Stage]:
+        """Enter a stage: resumed if its inputs are the same, begun anew if they are not.
+
+        Args:
+            name: folder of the stage under the run.
+            inputs: everything its result depends on, JSON-serialisable, nested by field.
+        """
+        folder, mark = self.root / name, self.root / name / "stage.json"
+        inputs = json.loads(json.dumps(inputs))
+        before = read_json(mark)
+        changes = [] if before is None else differences(before["inputs"], inputs)
+        if changes:
+            self._say(f"{name}: done again, since {'; '.join(changes[:3])}{' ...' if len(changes) > 3 else ''}")
+            folder.fs.rm(folder.path, recursive=True)
+            before = None
+        done = before is not None and before["done"]
+        spent = 0.0 if before is None else before["seconds"]
+        folder.mkdir(parents=True, exist_ok=True)
+        if done:
+            self._say(f"{name}: already done ({spent:.0f} s), nothing to do")
+            yield Stage(folder, done=True)
+            return
+        self._say(f"{name}: {'begins' if before is None else 'goes on'} in {folder}")
+        write_json(mark, {"inputs": inputs, "done": False, "seconds": spent})
+        began = time.time()
+        try:
+            yield Stage(folder, done=False)
+        except BaseException:
+            write_json(mark, {"inputs": inputs, "done": False, "seconds": spent + time.time() - began})
+            raise
+        seconds = spent + time.time() - began
+        write_json(mark, {"inputs": inputs, "done": True, "seconds": seconds})
+        self._say(f"{name}: done in {seconds:.0f} s")
+
+    def stage_record(self, name: str) -> dict[str, Any] | None:
+        """What stage.json says: inputs, done, seconds; None if the stage never began."""
+        return read_json(self.root / name / "stage.json")
+
+    def merge_metrics(self, part: Mapping[str, Any]) -> None:
+        """Put a job's part into metrics.json, section by section; the other sections stay."""
+        path = self.root / "metrics.json"
+        metrics = read_json(path) or {}
+        for section, values in part.items():
+            metrics[section] = metrics.get(section, {}) | values if isinstance(values, Mapping) else values
+        write_json(path, metrics)
+
+    def read_metrics(self) -> dict[str, Any]:
+        """metrics.json as it stands, {} before the first job."""
+        return read_json(self.root / "metrics.json") or {}
+
+
+def differences(before: Any, after: Any, path: str = "") -> list[str]:
+    """Each leaf that differs, as `field: old -> new`, by dotted path."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        found = []
+        for key in sorted(before.keys() | after.keys()):
+            name = f"{path}.{key}" if path else key
+            found += differences(before.get(key), after.get(key), name)
+        return found
+    return [] if before == after else [f"{path} changed: {before} -> {after}"]
+
+
+def read_json(path: UPath) -> Any:
+    """The file's content, None if there is no such file."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+
+
+def write_json(path: UPath, value: Any) -> None:
+    """Write the whole file or nothing."""
+    write_text(path, json.dumps(value, indent=1))

@@ -1,0 +1,230 @@
+"""Search over mask schedules with Ray Tune: short pretrainings, each judged by the probe on the frozen encoder.
+
+Trials share one cache and one score table a rule, and train in their own process. The best few are run again
+with fresh seeds before one is chosen, since a single short training's figure is noisy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+import torch
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
+from ray.tune.search.basic_variant import BasicVariantGenerator
+from upath import UPath
+
+from pipeline.group import per_worker
+from pipeline.overrides import field_value, with_fields
+from pipeline.pretrain import Pretraining, PretrainTask
+from pipeline.session import TuneSession
+from preprocessing.errors import RunError
+
+METRIC = "probe_dsc"
+
+
+@dataclass(frozen=True)
+class Space:
+    """Dotted fields and their distributions; `mutations` is what pbt changes while a trial runs."""
+
+    fields: Mapping[str, Any]
+    mutations: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the search came to.
+
+    Attributes:
+        fields: dotted field -> value, to be put over the configuration.
+        table: one row a trial: trial, stage ("search" or "finalists"), seed, dsc, epochs, and the searched fields.
+    """
+
+    fields: dict[str, Any]
+    table: pd.DataFrame
+
+
+def search_schedule(task: PretrainTask, space: Space) -> Choice:
+    """Find the mask schedule whose short pretraining is judged best.
+
+    Args:
+        task: the pretraining as configured; its epochs, probes and checkpoints are those of the search here.
+        space: what may vary.
+
+    Raises:
+        RunError: no trial came to a result.
+    """
+    settings = task.config.search
+    task = _short(task)
+    if settings.scheduler == "pbt":
+        task, space = _momentary(task), Space(space.mutations, space.mutations)
+    own = {path: field_value(task.config, path) for path in space.fields}
+    trials = _run(task, "search", space.fields, settings.trials, _scheduler(task, space), own)
+    if settings.scheduler == "pbt":
+        replayed = [_as_piecewise(trial) for trial in trials]
+        trials = [replace(trial, fields=fields) for trial, fields in zip(trials, replayed, strict=True)]
+    best = sorted(trials, key=lambda trial: -trial.dsc)[: settings.finalists]
+    if settings.repeats == 0 or len(best) == 1:
+        return Choice(best[0].fields, _table(trials))
+    candidates = [trial.fields for trial in best]
+    grid = {
+        "candidate": tune.grid_search(list(range(len(candidates)))),
+        "seed": tune.grid_search([task.config.run.seed + 1000 + n for n in range(settings.repeats)]),
+    }
+    again = _run(task, "finalists", grid, 1, None, None, candidates)
+    means = [_mean([t.dsc for t in again if t.fields == fields]) for fields in candidates]
+    return Choice(candidates[means.index(max(means))], _table([*trials, *again]))
+
+
+@dataclass(frozen=True)
+class _Trial:
+    name: str
+    stage: str
+    seed: int
+    dsc: float
+    epochs: int
+    fields: dict[str, Any]
+    trail: Sequence[tuple[float, float, float]] = ()
+
+
+def _short(task: PretrainTask) -> PretrainTask:
+    settings = task.config.search
+    fields = {
+        "pretrain.epochs": settings.epochs,
+        "pretrain.probe_every": settings.probe_every,
+        "pretrain.checkpoint_every": settings.probe_every,
+        "pretrain.patience": 0,
+        "pretrain.pictures": 0,
+        "resources.workers": 1,
+    }
+    return replace(task, config=with_fields(task.config, fields))
+
+
+def _momentary(task: PretrainTask) -> PretrainTask:
+    """Ratio and strength are what `start` says at the moment, so that a population can change them on the way."""
+    constant = {"mask.ratio.family": "constant", "mask.strength.family": "constant", "mask.feedback.signal": "none"}
+    return replace(task, config=with_fields(task.config, constant))
+
+
+def _trial(config: dict[str, Any], task: PretrainTask, candidates: Sequence[dict[str, Any]], threads: int) -> None:
+    """One short pretraining in this process."""
+    torch.set_num_threads(threads)
+    fields = dict(config)
+    if candidates:
+        fields = candidates[fields.pop("candidate")] | {"run.seed": fields.pop("seed")}
+    folder = UPath(task.folder) / "trials" / tune.get_context().get_trial_name()
+    training = Pretraining(
+        replace(task, config=with_fields(task.config, fields), folder=str(folder)), TuneSession(METRIC)
+    )
+    if training.probe is None:
+        raise RunError("the search needs labelled lesions in at least two groups of training or validation cases")
+    training.run()
+
+
+def _run(
+    task: PretrainTask,
+    stage: str,
+    space: Mapping[str, Any],
+    samples: int,
+    scheduler: TrialScheduler | None,
+    first: dict[str, Any] | None,
+    candidates: Sequence[dict[str, Any]] = (),
+) -> list[_Trial]:
+    """One Tune experiment, resumed where it was interrupted; trials without a result are left out, and said."""
+    settings = task.config.search
+    _, gpu = per_worker(task.config.resources)
+    needs = {"CPU": settings.cpus_per_trial} | ({"GPU": settings.gpus_per_trial} if gpu else {})
+    trainable = tune.with_resources(
+        tune.with_parameters(_trial, task=task, candidates=candidates, threads=settings.cpus_per_trial), needs
+    )
+    folder = UPath(task.folder) / stage
+    if tune.Tuner.can_restore(str(folder)):
+        tuner = tune.Tuner.restore(str(folder), trainable=trainable, resume_unfinished=True, restart_errored=True)
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            param_space=dict(space),
+            tune_config=tune.TuneConfig(
+                metric=METRIC,
+                mode="max",
+                num_samples=samples,
+                scheduler=scheduler,
+                search_alg=BasicVariantGenerator(
+                    points_to_evaluate=None if first is None else [first], random_state=task.config.run.seed
+                ),
+                max_concurrent_trials=settings.concurrent or None,
+                trial_name_creator=lambda trial: f"{stage}_{trial.trial_id.split('_')[-1]}",
+                trial_dirname_creator=lambda trial: f"{stage}_{trial.trial_id.split('_')[-1]}",
+            ),
+            run_config=tune.RunConfig(
+                name=stage,
+                storage_path=task.folder,
+                failure_config=tune.FailureConfig(max_failures=max(0, task.config.resources.max_failures)),
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
+                verbose=0,
+            ),
+        )
+    results = tuner.fit()
+    trials = []
+    for result in results:
+        if result.metrics is None or METRIC not in result.metrics:
+            continue
+        fields = dict(result.config or {})
+        seed = fields.pop("seed", task.config.run.seed)
+        if candidates:
+            fields = dict(candidates[fields.pop("candidate")])
+        metrics = result.metrics
+        trials.append(
+            _Trial(
+                UPath(result.path).name,
+                stage,
+                seed,
+                metrics[METRIC],
+                metrics["epoch"],
+                fields,
+                metrics.get("trail", ()),
+            )
+        )
+    if not trials:
+        reason = next((str(error) for error in results.errors), "no trial reported")
+        raise RunError(f"{stage}: no trial came to a result; the first error: {reason}")
+    return trials
+
+
+def _scheduler(task: PretrainTask, space: Space) -> TrialScheduler:
+    settings = task.config.search
+    if settings.scheduler == "asha":
+        return ASHAScheduler(time_attr="epoch", max_t=settings.epochs, grace_period=settings.grace, reduction_factor=2)
+    return PopulationBasedTraining(
+        time_attr="epoch",
+        perturbation_interval=settings.probe_every,
+        hyperparam_mutations=dict(space.mutations),
+        synch=True,  # two trials at a time could not exchange anything otherwise
+    )
+
+
+def _as_piecewise(trial: _Trial) -> dict[str, Any]:
+    """The schedule that a population discovered, as one that can be replayed."""
+    ratio = tuple((p, r) for p, r, _ in trial.trail)
+    strength = tuple((p, s) for p, _, s in trial.trail)
+    return {
+        "mask.ratio.family": "piecewise",
+        "mask.ratio.points": ratio,
+        "mask.strength.family": "piecewise",
+        "mask.strength.points": strength,
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else float("-inf")
+
+
+def _table(trials: Sequence[_Trial]) -> pd.DataFrame:
+    rows = [
+        {"trial": t.name, "stage": t.stage, "seed": t.seed, "dsc": t.dsc, "epochs": t.epochs, **t.fields}
+        for t in trials
+    ]
+    return pd.DataFrame(rows).sort_values("dsc", ascending=False, ignore_index=True)

@@ -1,0 +1,280 @@
+"""Reading the patch cache: Parquet shards, a table of cases, and a manifest that is written last."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field, model_validator
+from upath import UPath
+
+from preprocessing.errors import RunError
+from preprocessing.patchify import grid_of
+from preprocessing.schema import SCHEMA_VERSION
+from preprocessing.settings import Settings
+
+MANIFEST, CASES_FILE, REJECTED_FILE, INPUTS_FILE = (
+    "manifest.json",
+    "cases.parquet",
+    "rejected.parquet",
+    "inputs.parquet",
+)
+FINGERPRINT_KEY = b"fingerprint"
+
+
+class CacheSettings(Settings):
+    """Canvas, patches, intensities, and how they are stored."""
+
+    dir: str = Field("", description="Folder or URI of the patch cache; empty means <run.dir>/cache.")
+    size: tuple[int, ...] = Field((128, 128), description="Canvas in pixels, one number an axis.")
+    patch: tuple[int, ...] = Field((8, 8), description="Patch in pixels, one number an axis; must divide the canvas.")
+    low: float = Field(0.5, ge=0, le=100, description="Percentile of an image's intensities that becomes 0.")
+    high: float = Field(99.5, ge=0, le=100, description="Percentile of an image's intensities that becomes 1.")
+    max_rejected: float = Field(0.2, ge=0, le=1, description="Share of cases that may be rejected before a run stops.")
+    row_group_kb: int = Field(1024, ge=1, description="Uncompressed size of a block, the unit of reading, in KiB.")
+    shard_mb: int = Field(64, ge=1, description="Uncompressed size of a Parquet file at most, in MiB.")
+    compression: int = Field(3, ge=1, le=22, description="Level of the zstd compression.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CacheSettings:
+        if len(self.size) != len(self.patch) or len(self.size) not in (2, 3):
+            raise ValueError(
+                f"size {list(self.size)} and patch {list(self.patch)} must both have 2 or both have 3 numbers"
+            )
+        if min(*self.size, *self.patch) < 1:
+            raise ValueError(f"size {list(self.size)} and patch {list(self.patch)} must be positive")
+        if any(s % p for s, p in zip(self.size, self.patch, strict=True)):
+            lower = [max(p, s - s % p) for s, p in zip(self.size, self.patch, strict=True)]
+            upper = [-(-s // p) * p for s, p in zip(self.size, self.patch, strict=True)]
+            choices = " or ".join(str(c) for c in ([lower] if lower == upper else [lower, upper]))
+            raise ValueError(
+                f"patch {list(self.patch)} does not divide size {list(self.size)}; the nearest sizes that do: {choices}"
+            )
+        if self.low >= self.high:
+            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+        return self
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Patches along each axis."""
+        return grid_of(self.size, self.patch)
+
+    def sample_bytes(self, channels: int) -> int:
+        """Uncompressed bytes of one labelled sample."""
+        return math.prod(self.size) * (2 * channels + 1)
+
+    def content(self) -> dict[str, Any]:
+        """The settings that decide what the cache holds; a change of any of them rebuilds it."""
+        return json.loads(self.model_dump_json(include={"size", "patch", "low", "high", "row_group_kb", "shard_mb"}))
+
+
+@dataclass(frozen=True)
+class Block:
+    """One Parquet row group: the unit of reading."""
+
+    file: str
+    row_group: int
+    rows: int
+
+
+@dataclass
+class PatchBatch:
+    """Samples in memory; B samples of N tokens, P pixels a patch, D = channels * P, d axes.
+
+    Attributes:
+        patches: float16 [B, N, D], intensities in [0, 1].
+        valid: uint8 [B, N], share of real pixels, 255 = all.
+        label: uint8 [B, N, P], class ids; zeros where unlabelled.
+        labelled: bool [B].
+        box: int32 [B, 2d], real area on the canvas: start_0.. start_d-1, stop_0.. stop_d-1.
+        sample: int64 [B], index into the cache's samples.
+    """
+
+    patches: np.ndarray
+    valid: np.ndarray
+    label: np.ndarray
+    labelled: np.ndarray
+    box: np.ndarray
+    sample: np.ndarray
+
+    def take(self, rows: np.ndarray) -> PatchBatch:
+        """The given rows, in their order."""
+        return PatchBatch(**{name: values[rows] for name, values in vars(self).items()})
+
+    @staticmethod
+    def concatenate(parts: Sequence[PatchBatch]) -> PatchBatch:
+        """One batch after another."""
+        return PatchBatch(**{name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])})
+
+
+class PatchCache:
+    """A complete cache. Threads and processes may read it at the same time; it can be pickled.
+
+    Attributes:
+        root: folder or URI.
+        manifest: what manifest.json says.
+    """
+
+    def __init__(self, root: str, manifest: dict[str, Any]) -> None:
+        self.root, self.manifest = root, manifest
+        self.fingerprint: str = manifest["fingerprint"]
+        self.dims: int = manifest["dims"]
+        self.channels: int = manifest["channels"]
+        self.size: tuple[int, ...] = tuple(manifest["size"])
+        self.patch: tuple[int, ...] = tuple(manifest["patch"])
+        self.grid = grid_of(self.size, self.patch)
+        self.tokens = math.prod(self.grid)
+        self.blocks = [
+            Block(shard["file"], number, rows)
+            for shard in manifest["shards"]
+            for number, rows in enumerate(shard["row_groups"])
+        ]
+        self._footers: dict[str, pq.FileMetaData] = {}
+
+    @classmethod
+    def open(cls, uri: str) -> PatchCache:
+        """Open the cache at a path or URI.
+
+        Raises:
+            RunError: there is no complete cache, or it is of another schema version.
+        """
+        manifest = read_manifest(uri)
+        if manifest is None:
+            raise RunError(f"no complete patch cache at {uri} (no {MANIFEST}); run jobs.preprocess first")
+        check_version(uri, manifest)
+        return cls(uri, manifest)
+
+    @cached_property
+    def cases(self) -> pd.DataFrame:
+        """cases.parquet, see `schema.CASES`."""
+        return read_table(UPath(self.root) / CASES_FILE).to_pandas()
+
+    @cached_property
+    def rejected(self) -> pd.DataFrame:
+        """rejected.parquet: case, file, reason."""
+        return read_table(UPath(self.root) / REJECTED_FILE).to_pandas()
+
+    @cached_property
+    def samples(self) -> pd.DataFrame:
+        """One row a sample: sample (number within its case), case, block, row (within the block), labelled."""
+        parts = [
+            read_table(UPath(self.root) / shard["file"], ["sample", "case"]).to_pandas()
+            for shard in self.manifest["shards"]
+            if shard["rows"]
+        ]
+        table = pd.concat(parts, ignore_index=True)
+        rows = np.array([block.rows for block in self.blocks])
+        table["block"] = np.repeat(np.arange(len(rows)), rows)
+        table["row"] = np.arange(len(table)) - self._starts[table["block"]]
+        labelled = self.cases.set_index("case")["labelled"]
+        table["labelled"] = table["case"].map(labelled).astype(bool)
+        return table
+
+    def sample_indices(self, cases: Iterable[str]) -> np.ndarray:
+        """int64, ascending: the samples of the given cases."""
+        return np.flatnonzero(self.samples["case"].isin(set(cases)).to_numpy())
+
+    def read(self, samples: np.ndarray) -> PatchBatch:
+        """The given samples, in their order; each block is read once."""
+        samples = np.asarray(samples, np.int64)
+        blocks = self.samples["block"].to_numpy()[samples]
+        rows = self.samples["row"].to_numpy()[samples]
+        if not len(samples):
+            return self.read_block(0).take(samples)
+        order = np.argsort(blocks, kind="stable")
+        parts = [self.read_block(int(block)).take(rows[order][blocks[order] == block]) for block in np.unique(blocks)]
+        return PatchBatch.concatenate(parts).take(np.argsort(order))
+
+    def read_block(self, block: int) -> PatchBatch:
+        """All samples of one block.
+
+        Raises:
+            RunError: the shard is missing, damaged, or was rewritten since the cache was opened.
+        """
+        where = self.blocks[block]
+        table = self._row_group(where, ["patches", "valid", "label", "box"])
+        columns = {name: table.column(name).combine_chunks() for name in table.column_names}
+        pixels = math.prod(self.patch)
+        labelled = np.asarray(columns["label"].is_valid())
+        label = np.zeros((where.rows, self.tokens, pixels), np.uint8)
+        label[labelled] = _bytes(columns["label"].drop_null()).reshape(-1, self.tokens, pixels)
+        return PatchBatch(
+            patches=_bytes(columns["patches"]).view("<f2").reshape(where.rows, self.tokens, -1),
+            valid=_bytes(columns["valid"]).reshape(where.rows, self.tokens),
+            label=label,
+            labelled=labelled,
+            box=columns["box"].flatten().to_numpy().reshape(where.rows, -1),
+            sample=np.arange(self._starts[block], self._starts[block] + where.rows),
+        )
+
+    def geometries(self, block: int) -> list[str]:
+        """The geometry JSON of each sample of a block."""
+        return self._row_group(self.blocks[block], ["geometry"]).column("geometry").to_pylist()
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        rows = [block.rows for block in self.blocks]
+        return np.concatenate([[0], np.cumsum(rows)[:-1]]).astype(np.int64)
+
+    def _row_group(self, block: Block, columns: list[str]) -> pa.Table:
+        path = UPath(self.root) / block.file
+        try:
+            with path.open("rb") as stream:
+                file = pq.ParquetFile(stream, metadata=self._footers.get(block.file))
+                if block.file not in self._footers:
+                    self._check(path, file.metadata)
+                    self._footers[block.file] = file.metadata
+                return file.read_row_group(block.row_group, columns=columns)
+        except (FileNotFoundError, pa.ArrowInvalid, OSError) as error:
+            raise RunError(
+                f"{path} of the patch cache cannot be read ({error}); delete {UPath(self.root) / MANIFEST} "
+                "and run the same command again to rebuild it"
+            ) from error
+
+    def _check(self, path: UPath, footer: pq.FileMetaData) -> None:
+        if (footer.metadata or {}).get(FINGERPRINT_KEY, b"").decode() != self.fingerprint:
+            raise RunError(f"{path} was rewritten while it was in use; run the same command again")
+
+
+def read_manifest(uri: str) -> dict[str, Any] | None:
+    """What manifest.json says, or None where there is none (or only half of one)."""
+    try:
+        return json.loads((UPath(uri) / MANIFEST).read_text())
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return None
+
+
+def check_version(uri: str, manifest: dict[str, Any]) -> None:
+    """Refuse a cache of another version.
+
+    Raises:
+        RunError: with the way out.
+    """
+    version = manifest.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise RunError(
+            f"the patch cache at {uri} has schema version {version}, this program reads version {SCHEMA_VERSION}; "
+            "delete that folder, or set cache.dir to another one, and run again"
+        )
+
+
+def read_table(path: UPath, columns: list[str] | None = None) -> pa.Table:
+    """A whole Parquet file from a path or URI."""
+    with path.open("rb") as stream:
+        return pq.read_table(stream, columns=columns)
+
+
+def _bytes(array: pa.BinaryArray) -> np.ndarray:
+    """uint8, the values of a column without nulls end to end; a view, not a copy."""
+    offsets = np.frombuffer(array.buffers()[1], np.int32)[array.offset : array.offset + len(array) + 1]
+    data = array.buffers()[2]
+    values = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
+    return values[offsets[0] : offsets[-1]]

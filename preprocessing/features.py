@@ -1,0 +1,174 @@
+"""Patch features by name: what a patch is like among its neighbours, in its image, and for its place.
+
+A name is a word and, for some, the odd width of the neighbourhood that is averaged first: `enclosure`, `place3`.
+All are written for bright lesions; `polarity` turns the image over for dark ones.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from preprocessing.neighbourhood import basin_depth, masked_mean, masked_scatter, ray_maxima
+from preprocessing.statistics import PopulationStatistics
+
+Polarity = Literal["dark", "bright", "both"]
+
+# an enclosing ray: at this share of the directions from the least enclosing one (index 3 of 8 in 2D, 9 of 26 in 3D)
+_TYPICAL, _WEAK = 3 / 8, 1 / 8
+_OUTSIDE = -2.0  # as bright as nothing is: a way that leaves the image at once encloses nothing
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """Samples as grids of patch statistics; B samples, C channels, d axes.
+
+    Attributes:
+        mean: float32 [B, C, *grid], mean of a patch's real pixels.
+        spread: float32 [B, C, *grid], their standard deviation.
+        weight: float32 [B, 1, *grid], share of real pixels of a candidate patch, 0 for every other.
+        place: float32 [B, d, *grid], see `statistics.relative_place`.
+        population: what is usual at a place.
+    """
+
+    mean: Tensor
+    spread: Tensor
+    weight: Tensor
+    place: Tensor
+    population: PopulationStatistics
+
+    @property
+    def candidate(self) -> Tensor:
+        """bool [B, 1, *grid]."""
+        return self.weight > 0
+
+    def averaged(self, width: int) -> Tensor:
+        """Mean over the neighbourhood, [B, C, *grid]."""
+        return masked_mean(self.mean, self.weight, width)
+
+    def turned_over(self) -> PatchGrid:
+        """The negative of the images: dark for bright."""
+        population = PopulationStatistics(-self.population.mean, self.population.sd)
+        return replace(self, mean=-self.mean, population=population)
+
+
+def patch_moments(patches: Tensor, valid: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each patch's real pixels.
+
+    Args:
+        patches: [B, N, D] with zeros as padding, channel-major within a patch.
+        valid: uint8 [B, N], 255 * share of real pixels.
+        channels: C.
+
+    Returns:
+        two float32 [B, C, N]; 0 where nothing is real.
+    """
+    pixels = patches.float().unflatten(-1, (channels, -1))
+    share = (valid.float() / 255).clamp_min(1e-3).unsqueeze(-1)
+    mean = pixels.mean(-1) / share
+    variance = (pixels**2).mean(-1) / share - mean**2
+    return mean.movedim(-1, 1), variance.clamp_min(0).sqrt().movedim(-1, 1)
+
+
+def _within_image(grid: PatchGrid, values: Tensor) -> Tensor:
+    axes = list(range(2, values.ndim))
+    total = grid.weight.sum(axes, keepdim=True).clamp_min(1e-6)
+    mean = (values * grid.weight).sum(axes, keepdim=True) / total
+    variance = ((values - mean) ** 2 * grid.weight).sum(axes, keepdim=True) / total
+    return (values - mean) / variance.sqrt().clamp_min(1e-4)
+
+
+def _depth(grid: PatchGrid, width: int) -> Tensor:
+    axes = list(range(3, grid.mean.ndim))  # the first axis of ultrasound is depth
+    total = grid.weight.sum(axes, keepdim=True)
+    level = (grid.mean * grid.weight).sum(axes, keepdim=True) / total.clamp_min(1e-6)
+    return masked_mean(grid.mean - level, grid.weight, width)
+
+
+def _deviation(grid: PatchGrid) -> Tensor:
+    return grid.population.deviation(grid.mean, grid.place).clamp(-5, 5)
+
+
+def _enclosure(grid: PatchGrid, values: Tensor, share: float) -> Tensor:
+    # bright lesion: how far it stands above the lowest ground on the way, in the weaker of the directions
+    reach = max(2, max(values.shape[2:]) // 2)
+    rays = ray_maxima(-values, grid.candidate, reach, _OUTSIDE)
+    return rays[int(share * len(rays))] + values
+
+
+def _centrality(grid: PatchGrid, width: int) -> Tensor:
+    return -(grid.place - 0.5).square().sum(1, keepdim=True).sqrt()
+
+
+_FEATURES: dict[str, Callable[[PatchGrid, int], Tensor]] = {
+    # difference to what is usual at the same place of the training images
+    "place": lambda g, w: masked_mean(_deviation(g), g.weight, w),
+    # brightness within the image
+    "image": lambda g, w: _within_image(g, g.averaged(w)),
+    # brightness relative to patches of the same depth (first axis)
+    "depth": _depth,
+    # centre against surround
+    "surround": lambda g, w: g.averaged(w) - g.averaged(2 * w + 3),
+    # height over the lowest ground on the way in each direction: background reaches the border, lesions do not
+    "enclosure": lambda g, w: _enclosure(g, g.averaged(w), _TYPICAL),
+    "enclosure_weak": lambda g, w: _enclosure(g, g.averaged(w), _WEAK),
+    # the same for the difference to what is usual at a place
+    "place_enclosure": lambda g, w: _enclosure(g, masked_mean(_deviation(g) / 10, g.weight, w), _TYPICAL),
+    # depth of the basin (height of the dome) that cannot run off over the image's border
+    "basin": lambda g, w: basin_depth(-g.averaged(w), g.candidate),
+    # how patch means vary nearby, and pixels within a patch
+    "scatter": lambda g, w: masked_scatter(g.mean, g.weight, w),
+    "texture": lambda g, w: masked_mean(g.spread, g.weight, w),
+    # nearness to the centre of the real area; depends on no pixel
+    "centrality": _centrality,
+}
+
+
+def check_name(name: str) -> str:
+    """The name itself.
+
+    Raises:
+        ValueError: there is no such feature.
+    """
+    match = re.fullmatch(r"([a-z_]+?)(\d*)", name)
+    if match is None or match[1] not in _FEATURES:
+        raise ValueError(f"no patch feature {name!r}; there are {', '.join(_FEATURES)} (a width may follow: place3)")
+    if match[2] and (int(match[2]) % 2 == 0 or int(match[2]) > 31):
+        raise ValueError(f"the width of {name!r} must be odd and at most 31")
+    return name
+
+
+def features(grid: PatchGrid, names: Sequence[str], polarity: Sequence[Polarity]) -> Tensor:
+    """Features of every patch, one a name; the mean over the channels.
+
+    Args:
+        grid: the samples.
+        names: features, see `check_name`.
+        polarity: of each channel: whether lesions are darker or brighter than their surroundings; "both" takes
+            the larger of the two readings.
+
+    Returns:
+        float32 [B, N, F]; 0 outside candidates.
+    """
+    views = {"bright": grid, "dark": grid.turned_over()}
+    needed = {sign for p in polarity for sign in (("bright", "dark") if p == "both" else (p,))}
+    columns = []
+    for name in names:
+        match = re.fullmatch(r"([a-z_]+?)(\d*)", check_name(name))
+        assert match is not None
+        feature, width = _FEATURES[match[1]], int(match[2] or 1)
+        readings = {sign: feature(views[sign], width) for sign in sorted(needed)}
+        if "both" in polarity:
+            readings["both"] = torch.maximum(readings["bright"], readings["dark"])
+        per_channel = [
+            readings[sign][:, channel if readings[sign].shape[1] > 1 else 0] for channel, sign in enumerate(polarity)
+        ]
+        columns.append(torch.stack(per_channel).mean(0))
+    stacked = torch.stack(columns, -1) * grid.candidate[:, 0, ..., None]
+    return stacked.reshape(len(stacked), math.prod(stacked.shape[1:-1]), len(names))

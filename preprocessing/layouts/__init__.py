@@ -1,0 +1,78 @@
+"""Layouts of data sets: each module turns a folder into cases. A new layout is a module and a line in LAYOUTS."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import replace
+
+from pydantic import Field
+from upath import UPath
+
+from preprocessing.case import Case, Rejection
+from preprocessing.duplicates import DuplicateSettings
+from preprocessing.errors import ConfigError
+from preprocessing.layouts import busi, manifest
+from preprocessing.splits import SplitSettings, find_leaks, read_given
+
+
+class DataSettings(SplitSettings, DuplicateSettings):
+    """Where the scans are, and how they are grouped and split."""
+
+    root: str = Field("", description="Folder or URI of the data set.")
+    layout: str = Field("busi", description="How its files are laid out: busi or manifest.")
+    manifest: str = Field(
+        "manifest.csv", description="Table of the manifest layout, CSV or Parquet, as a path inside data.root."
+    )
+    modalities: tuple[str, ...] = Field(
+        (),
+        description="Columns of the manifest that hold images; empty: `image`, or every column that is not reserved.",
+    )
+    dims: int = Field(2, ge=2, le=3, description="Spatial axes of an image.")
+
+
+Layout = Callable[[DataSettings], tuple[list[Case], list[Rejection]]]
+
+LAYOUTS: dict[str, Layout] = {
+    "busi": lambda data: busi.find(data.root),
+    "manifest": lambda data: manifest.find(data.root, data.manifest, data.modalities),
+}
+
+
+def load_cases(data: DataSettings) -> tuple[list[Case], list[Rejection]]:
+    """The cases of the data set, sorted by id, and those that the layout cannot make a case of.
+
+    Raises:
+        ConfigError: no root or a missing one, an unknown layout, mistakes in the manifest or in
+            data.splits (a leak names its pairs), or no case found.
+    """
+    mistakes = []
+    if data.layout not in LAYOUTS:
+        near = difflib.get_close_matches(data.layout, LAYOUTS, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        mistakes.append(f"data.layout: there is no layout {data.layout!r}, there are {', '.join(LAYOUTS)}{hint}")
+    if not data.root:
+        mistakes.append("data.root is not set: give the folder of the scans, data.root=FOLDER")
+    elif not UPath(data.root).is_dir():
+        mistakes.append(f"data.root: there is no folder {data.root}{_nearest(UPath(data.root))}")
+    if mistakes:
+        raise ConfigError(mistakes)
+    cases, rejected = LAYOUTS[data.layout](data)
+    if not cases:
+        first = "".join(f"; {r.file}: {r.reason}" for r in rejected[:3])
+        raise ConfigError(f"data.root: no case found under {data.root} in the layout {data.layout!r}{first}")
+    if data.splits:
+        given = read_given(data.splits, [case.id for case in cases] + [rejection.case for rejection in rejected])
+        cases = [replace(case, split=given.get(case.id, "")) for case in cases]
+    leaks = find_leaks([c.id for c in cases], [c.group for c in cases], [c.split for c in cases])
+    if leaks:
+        raise ConfigError(leaks)
+    return sorted(cases, key=lambda case: case.id), rejected
+
+
+def _nearest(path: UPath) -> str:
+    """A hint at a folder of a similar name beside the missing one."""
+    if not path.parent.is_dir():
+        return ""
+    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir() if p.is_dir()], 1)
+    return f"; did you mean {path.parent / near[0]}?" if near else ""

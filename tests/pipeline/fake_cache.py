@@ -1,0 +1,52 @@
+"""A patch cache in memory, for tests of what reads one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from preprocessing.cache import Block, PatchBatch
+from preprocessing.patchify import patchify
+
+
+class FakeCache:
+    """`samples` random images with a square lesion each, in blocks of `rows`; counts the blocks read."""
+
+    def __init__(self, samples=50, rows=7, size=(32, 32), patch=(8, 8), channels=1, seed=0):
+        rng = np.random.default_rng(seed)
+        self.size, self.patch, self.channels, self.dims = size, patch, channels, len(size)
+        self.grid = tuple(s // p for s, p in zip(size, patch, strict=True))
+        self.tokens = int(np.prod(self.grid))
+        self.reads = []
+        image = rng.random((samples, channels, *size)).astype(np.float16)
+        label = np.zeros((samples, 1, *size), np.uint8)
+        for row in range(samples):
+            corner = rng.integers(0, size[0] // 2, len(size))
+            place = (row, 0, *(slice(c, c + size[0] // 2) for c in corner))
+            label[place] = 1
+            image[(row, slice(None), *place[2:])] *= 0.2
+        box = np.array([0] * len(size) + list(size), np.int32)
+        self.whole = PatchBatch(
+            patches=patchify(image, patch),
+            valid=np.full((samples, self.tokens), 255, np.uint8),
+            label=patchify(label, patch),
+            labelled=np.ones(samples, bool),
+            box=np.tile(box, (samples, 1)),
+            sample=np.arange(samples),
+        )
+        starts = list(range(0, samples, rows))
+        self.blocks = [Block("fake", i, min(rows, samples - s)) for i, s in enumerate(starts)]
+        number = np.arange(samples)
+        self.samples = pd.DataFrame(
+            {
+                "sample": 0, "case": [f"case {i:03d}" for i in number], "block": number // rows,
+                "row": number % rows, "labelled": True,
+            }
+        )  # fmt: skip
+
+    def read_block(self, block):
+        self.reads.append(block)
+        return self.whole.take(np.flatnonzero(self.samples["block"] == block))
+
+    def sample_indices(self, cases):
+        return np.flatnonzero(self.samples["case"].isin(set(cases)))

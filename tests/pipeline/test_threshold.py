@@ -1,0 +1,60 @@
+"""Counts against DSC computed case by case, and the rule that picks a threshold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.metrics import case_metrics
+from pipeline.threshold import DEFAULT, THRESHOLDS, ThresholdCounts, choose_thresholds
+
+
+def test_counts_give_each_cases_dsc_whatever_the_batches() -> None:
+    generator = torch.Generator().manual_seed(1)
+    probability = torch.rand(6, 2, 5, 7, generator=generator)
+    target = torch.rand(6, 2, 5, 7, generator=generator) < 0.4
+    target[4:, 1] = False
+    case = torch.tensor([0, 0, 1, 1, 2, 2])  # two samples a case
+    whole, parts = (ThresholdCounts(3, 2, torch.device("cpu")) for _ in range(2))
+    whole.add(case, probability, target)
+    for rows in ([0, 5], [1, 2, 3], [4]):
+        parts.add(case[rows], probability[rows], target[rows])
+    dsc = whole.dsc()
+    assert np.array_equal(dsc, parts.dsc(), equal_nan=True)
+    assert np.isnan(dsc[2, 1]).all()
+    for number, threshold in enumerate(THRESHOLDS):
+        for c, r in ((0, 0), (1, 1), (2, 0)):
+            rows = case == c
+            # the two samples of a case laid side by side are one image
+            found = case_metrics((probability[rows, r] > threshold).numpy(), target[rows, r].numpy())
+            assert dsc[c, r, number] == pytest.approx(found.dsc)
+
+
+def table(by_threshold: dict[float, list[float]], rest: float = 0.1) -> np.ndarray:
+    cases = len(next(iter(by_threshold.values())))
+    dsc = np.full((cases, 1, len(THRESHOLDS)), rest)
+    for threshold, values in by_threshold.items():
+        dsc[:, 0, THRESHOLDS.index(threshold)] = values
+    return dsc
+
+
+def test_a_clear_winner_is_taken() -> None:
+    choice = choose_thresholds(table({0.3: [0.8, 0.7, 0.9, 0.8], DEFAULT: [0.5, 0.4, 0.6, 0.52]}))
+    assert choice.thresholds == (0.3,)
+    assert choice.dsc == pytest.approx(0.8)
+
+
+def test_a_gain_within_the_noise_leaves_the_default() -> None:
+    choice = choose_thresholds(table({0.3: [0.8, 0.2, 0.9, 0.5], DEFAULT: [0.5, 0.5, 0.5, 0.8]}))
+    assert choice.thresholds == (DEFAULT,)
+
+
+def test_without_lesion_cases_there_is_no_dsc() -> None:
+    choice = choose_thresholds(np.full((3, 2, len(THRESHOLDS)), np.nan))
+    assert choice.thresholds == (DEFAULT, DEFAULT)
+    assert choice.dsc is None
+
+
+def test_a_single_case_gives_its_best_threshold() -> None:
+    assert choose_thresholds(table({0.7: [0.9]})).thresholds == (0.7,)

@@ -1,0 +1,33 @@
+"""Space of the mask-schedule search: how much is masked, when, and how strictly by lesion score."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import tune
+
+
+def space() -> dict[str, Any]:
+    """Dotted configuration fields and where their values are drawn from.
+
+    The paper's own ratios and formula are not known; a quick look on ultrasound showed that low ratios waste a
+    short training, so that the ranges lie high.
+    """
+    return {
+        "mask.ratio.family": tune.choice(["constant", "linear", "cosine", "sigmoid", "step"]),
+        "mask.ratio.start": tune.quniform(0.4, 0.8, 0.05),
+        "mask.ratio.end": tune.quniform(0.6, 0.9, 0.05),
+        "mask.ratio.hold": tune.quniform(0.0, 0.5, 0.1),
+        "mask.strength.family": tune.choice(["constant", "linear"]),
+        "mask.strength.start": tune.choice([0.0, 0.15, 0.3, 0.6]),
+        "mask.strength.end": tune.choice([0.15, 0.3, 0.6, 1.0]),
+        "mask.random_share": tune.choice([0.0, 0.25]),
+    }
+
+
+def mutations() -> dict[str, Any]:
+    """What population-based training changes while a trial runs: the ratio and the strength of the moment."""
+    return {
+        "mask.ratio.start": tune.quniform(0.4, 0.9, 0.05),
+        "mask.strength.start": tune.uniform(0.0, 1.0),
+    }
