@@ -74,9 +74,10 @@ def _checked(arguments: argparse.Namespace, unknown: Sequence[str], needs: Seque
     from pipeline.configuration import resolve
     from pipeline.preflight import input_mistakes
 
-    mistakes = [_unknown_option(word) for word in unknown]
-    files = [word for word in arguments.words if "=" not in word]
-    overrides = [word for word in arguments.words if "=" in word]
+    mistakes = [_unknown_option(word) for word in unknown if word.startswith("-")]
+    words = [*arguments.words, *(word for word in unknown if not word.startswith("-"))]
+    files = [word for word in words if "=" not in word]
+    overrides = [word for word in words if "=" in word]
     if not files:
         raise ConfigError([*mistakes, "no configuration file is given: CONFIG.yaml key=value ..."])
     mistakes += [f"{word} (command line): should look like key=value" for word in files[1:]]
@@ -107,7 +108,7 @@ def _print_help(doc: str) -> None:
     from pipeline.fields import print_help
 
     console = _console()
-    console.print(f"usage: {_usage(doc)}\n\n{doc.strip()}\n", markup=False, highlight=False)
+    console.print(f"usage: {_usage(doc)}\n\n{doc.strip().partition(chr(10) * 2)[0]}\n", markup=False, highlight=False)
     console.print(
         "  key=value   sets a field by its dotted path; values are YAML: run.seed=1 cache.size=[128,128]\n"
         "  --dry-run   prints the resolved configuration and what the run would need, and starts nothing\n"

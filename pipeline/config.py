@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field, model_validator
 
+from pipeline.evaluate import EvaluateSettings
 from pipeline.feedback import FeedbackSettings
 from pipeline.finetune import FinetuneSettings
 from pipeline.loader import LoaderSettings
@@ -64,6 +63,7 @@ class Config(Settings):
     search: SearchSettings = Field(SearchSettings(), description="Search over mask schedules.")
     segmenter: SegmenterSettings = Field(SegmenterSettings(), description="The segmentation head.")
     finetune: FinetuneSettings = Field(FinetuneSettings(), description="Fine-tuning for segmentation.")
+    evaluate: EvaluateSettings = Field(EvaluateSettings(), description="Judging the segmenter on test cases.")
     predict: PredictSettings = Field(PredictSettings(), description="Prediction on new scans.")
     resources: ResourceSettings = Field(ResourceSettings(), description="Workers, devices, number formats.")
 
@@ -76,6 +76,3 @@ class Config(Settings):
                     f"each worker needs two samples of a step, so at least {2 * self.resources.workers}"
                 )
         return self
-
-
-Stage = Literal["preprocess", "search", "pretrain", "finetune", "evaluate"]

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.fields import children, section_models, walk
 from pipeline.mistakes import explain, nearest, redact, unknown_field
-from pipeline.yaml_file import Tree, one_line, read_yaml
+from pipeline.yaml_file import Tree, one_line, parse_value, read_yaml
 from preprocessing.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -152,12 +152,12 @@ def _parse(words: Sequence[str], model: type[BaseModel], mistakes: list[str]) ->
             mistakes.append(f"{word} (command line): should look like key=value, such as run.seed=1")
             continue
         try:
-            value = yaml.safe_load(raw)
+            value = parse_value(raw)
         except yaml.YAMLError as error:
             mistakes.append(f"{redact(word)} (command line): the value is not valid YAML: {one_line(error)}")
             continue
-        if key in texts and value is not None and not isinstance(value, str):
-            value = raw  # a folder called 2024-01-31 or 007 is meant as it is typed
+        if key in texts and not isinstance(value, str) and raw not in ("null", "~"):
+            value = raw  # a folder called 007 is meant as it is typed, and nothing is the empty text
         if key in sections and not isinstance(value, dict):
             fields = sorted(path for path in (e.path for e in walk(model)) if path.startswith(f"{key}."))
             mistakes.append(f"{word} (command line): {key} is a section; set one of its fields: {', '.join(fields)}")
@@ -185,9 +185,11 @@ def _choose_profile(builder: _Builder[Any], spoken: Tree, profiles: Any, path: P
         return None
     asked = spoken.get("profile", builder.tree.get("profile"))
     chosen = asked if asked is not None else field.default if field else None
+    if not isinstance(chosen, str):  # the model says so
+        return None
     if chosen in profiles:
         if isinstance(profiles[chosen], dict | None):
-            return str(chosen)
+            return chosen
         builder.mistakes.append(f"profiles.{chosen} ({path.name}): should hold sections such as `cache:` and `model:`")
     elif asked is not None and profiles:
         near = nearest(str(asked), map(str, profiles))

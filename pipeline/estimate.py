@@ -19,7 +19,7 @@ from pipeline.precision import Autocast
 if TYPE_CHECKING:
     from pipeline.config import Config
 
-_BATCH, _STEPS = 8, 2  # enough to tell minutes from hours
+_BATCH, _STEPS = 8, 4  # enough to tell minutes from hours
 _SEGMENTER = 2.0  # cost of a fine-tuning step, decoder and augmentation included, over the encoder's alone
 
 

@@ -139,10 +139,12 @@ def dsc_distribution(scored: pd.DataFrame) -> bytes:
     with mpl.rc_context(_STYLE):
         histogram, boxes = figure.subplots(1, 2)
         histogram.hist(scored["dsc"], bins=np.linspace(0, 1, 21), color=BLUE, alpha=0.85, edgecolor="white")
-        histogram.axvline(scored["dsc"].mean(), color=RED, label=f"mean {scored['dsc'].mean():.3f}")
-        histogram.axvline(scored["dsc"].median(), color=ORANGE, label=f"median {scored['dsc'].median():.3f}")
-        histogram.set(xlabel="DSC", ylabel="test cases", title="Test cases by DSC", xlim=(0, 1))
-        histogram.legend(loc="upper left")
+        mean, median = scored["dsc"].mean(), scored["dsc"].median()
+        histogram.axvline(mean, color=RED)
+        histogram.axvline(median, color=RED, linestyle=":")
+        histogram.set(
+            xlabel="DSC", ylabel="test cases", xlim=(0, 1), title=f"Mean {mean:.3f}, median {median:.3f} (dotted)"
+        )
         rng = np.random.default_rng(0)
         boxes.boxplot(
             [part["dsc"] for _, part in strata],

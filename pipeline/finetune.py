@@ -7,10 +7,11 @@ of workers and of any restart, up to the order of sums.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -26,15 +27,16 @@ from pipeline.group import train_group
 from pipeline.history import History
 from pipeline.loader import Batch, PatchLoader, rows_of
 from pipeline.losses import segmentation_loss
-from pipeline.models.encoder import EncoderSettings
+from pipeline.models.encoder import Encoder, EncoderSettings
 from pipeline.models.segmenter import Segmenter
 from pipeline.optim import learning_rate, parameter_groups
 from pipeline.precision import Autocast
 from pipeline.regions import region_masks
 from pipeline.segmenter_file import SegmenterCard, save_segmenter
 from pipeline.session import Session, sum_over_workers, together
-from pipeline.threshold import Choice, ThresholdCounts, choose_thresholds
+from pipeline.threshold import Choice, choose_thresholds
 from pipeline.train_state import pack, unpack, with_prefix
+from pipeline.validation import Validation
 from preprocessing.cache import PatchCache
 from preprocessing.errors import RunError
 from preprocessing.splits import Splits
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FinetuneSettings", "FinetuneTask", "Finetuning", "finetune", "finetune_loop"]
 
-_BEST, _CHECK_EVERY, _VALIDATION_BATCH = "best.", 10, 32
+_BEST, _CHECK_EVERY = "best.", 10
 
 
 @dataclass(frozen=True)
@@ -92,13 +94,13 @@ class Finetuning:
         self.canvas = Canvas(self.cache.size, self.cache.patch, self.cache.channels)
         splits = Splits.read(task.splits)
         self.loader = self._loader(splits.labelled("train"), self.settings.batch)
-        self._validation_cases = splits.labelled("val")
         epoch, batch = self.loader.epoch_samples, self.settings.batch
         self.total = -(-self.settings.epochs * epoch // batch) * batch
         self.position, self.worse = 0, 0
         self.choice = Choice((0.5,) * len(self.settings.classes), None)
         self.best: dict[str, Tensor] = {}
         self._build()
+        self.validation = self._validation(splits.labelled("val"))
         self._recent: list[tuple[int, Tensor]] = []
 
     def run(self) -> dict[str, Any]:
@@ -149,12 +151,20 @@ class Finetuning:
             session.device,
         )
 
+    def _validation(self, cases: list[str]) -> Validation:
+        samples = self.cache.sample_indices(cases)
+        names = self.cache.samples["case"].iloc[samples].tolist()
+        return Validation(self.session, self.loader, self.canvas, samples, names, self.settings.classes, self.autocast)
+
     def _build(self) -> None:
         device = self.session.device
         weights = self._pretrained()
         with torch.random.fork_rng(devices=[]):  # the same initial weights everywhere, and no global seed changed
             torch.manual_seed(self.seed)
-            self.model: Segmenter = self.card().build()
+            encoder = Encoder(self.encoder_settings, self.cache.channels * math.prod(self.cache.patch), self.cache.dims)
+            self.model = Segmenter(
+                encoder, self.config.segmenter, self.cache.patch, self.cache.channels, len(self.settings.classes)
+            )
         if weights is not None:
             report = transfer(self.model.encoder, weights, self.settings.min_transfer)
             if self.session.rank == 0:
@@ -234,7 +244,7 @@ class Finetuning:
         self._recent.clear()
 
     def _end_round(self, losses: Tensor, seconds: float, samples: int) -> dict[str, Any]:
-        choice = choose_thresholds(self._validate()) if self._validation_cases else self.choice
+        choice = choose_thresholds(self.validation.dsc(self._smoothed())) if self.validation.cases else self.choice
         better = choice.dsc is None or self.choice.dsc is None or choice.dsc > self.choice.dsc
         self.worse = 0 if better else self.worse + 1
         if better or self.settings.choose == "last":
@@ -251,34 +261,10 @@ class Finetuning:
         }
         return record if choice.dsc is None else record | {"val_dsc": choice.dsc, "thresholds": choice.thresholds}
 
-    @torch.no_grad()
-    def _validate(self) -> np.ndarray:
-        """DSC on the canvas, [cases, regions, thresholds]; each worker takes its share of the samples."""
-        session, model = self.session, self._smoothed()
-        samples = self.cache.sample_indices(self._validation_cases)
-        names = self.cache.samples["case"].iloc[samples]
-        number = {case: place for place, case in enumerate(sorted(set(names)))}
-        counts = ThresholdCounts(len(number), len(self.settings.classes), session.device)
-        model.eval()
-        mine = slice(session.rank, None, session.workers)
-        own, own_case = samples[mine], np.array([number[name] for name in names])[mine]
-        for start in range(0, len(own), _VALIDATION_BATCH):
-            part = slice(start, start + _VALIDATION_BATCH)
-            image, label, real = self.canvas.pixels(self.loader.gather(own[part]))
-            with self.autocast():
-                probability = model(image, real).float().sigmoid() * real
-            case = torch.as_tensor(own_case[part], device=session.device)
-            counts.add(case, probability, region_masks(label, self.settings.classes))
-        model.train()
-        for tensor in counts.tensors:
-            sum_over_workers(session, tensor)
-        return counts.dsc()
-
     def _smoothed(self) -> Segmenter:
-        return self.model if self.average is None else self.average.module
+        return self.model if self.average is None else cast(Segmenter, self.average.module)
 
-    def card(self) -> SegmenterCard:
-        """What the segmenter is, as far as it is known by now."""
+    def _card(self) -> SegmenterCard:
         config, cache = self.config, self.cache
         return SegmenterCard(
             channels=cache.channels,
@@ -294,7 +280,7 @@ class Finetuning:
                 "seed": self.seed,
                 "samples_seen": self.position,
                 "labelled_samples": self.loader.epoch_samples,
-                "validation_cases": len(self._validation_cases),
+                "validation_cases": self.validation.cases,
                 "validation_dsc": self.choice.dsc,
                 "pretrained": self.task.encoder is not None,
             },
@@ -325,4 +311,4 @@ class Finetuning:
             self.autocast.scaler.load_state_dict(meta["scaler"])
 
     def _export(self) -> None:
-        save_segmenter(UPath(self.task.folder) / "segmenter", self.best, self.card())
+        save_segmenter(UPath(self.task.folder) / "segmenter", self.best, self._card())

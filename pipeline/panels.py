@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy.ndimage import zoom
 
 TRUTH, PREDICTION = "#009e73", "#d55e00"
 
@@ -46,12 +45,14 @@ def selection_panel(image: NDArray, scores: NDArray, truth: NDArray | None, capt
         the PNG file.
     """
     figure, (plain, map_axis, masked_axis) = _figure(image.shape, 3)
-    high = zoom(np.nan_to_num(scores, nan=np.nanmin(scores)), np.array(image.shape) / scores.shape, order=0)
-    threshold = np.nanquantile(scores, 0.75)
+    order = np.argsort(-scores.ravel(), kind="stable")  # NaN last
+    first = np.zeros(scores.size, bool)
+    first[order[: round(0.25 * np.isfinite(scores).sum())]] = True
+    pixels = np.ix_(*(np.arange(n) * g // n for n, g in zip(image.shape, scores.shape, strict=True)))
     _show(plain, image)
     _show(map_axis, image)
-    map_axis.imshow(high, cmap="inferno", alpha=0.6, interpolation="nearest")
-    _show(masked_axis, np.where(high > threshold, np.nan, image))
+    map_axis.imshow(scores[pixels], cmap="inferno", alpha=0.6, interpolation="nearest")
+    _show(masked_axis, np.where(first.reshape(scores.shape)[pixels], np.nan, image))
     if truth is not None:
         for axis in (plain, map_axis, masked_axis):
             _outline(axis, truth, TRUTH)

@@ -73,8 +73,6 @@ def input_mistakes(config: Config, needs: Sequence[str]) -> list[str]:
         mistakes.append(f"run.dir = {config.run.dir}: is a file; give a folder")
     if "data" in needs:
         mistakes += _told(lambda: load_cases(config.data))
-        if config.data.splits and not UPath(config.data.splits).is_file():
-            mistakes.append(f"data.splits = {config.data.splits}: there is no such file")
     if "checkpoint" in needs and config.checkpoint and not UPath(config.checkpoint).is_dir():
         mistakes.append(f"checkpoint = {config.checkpoint}: there is no such folder")
     if "predict" in needs:

@@ -7,6 +7,7 @@ seen, so the same training comes out of any number of workers and of any restart
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,13 +50,30 @@ _CHECK_EVERY = 10  # steps between looks at the losses: each look waits for the 
 
 @dataclass(frozen=True)
 class PretrainTask:
-    """Where a pretraining finds its inputs and leaves its pictures; paths or URIs."""
+    """Where a pretraining finds its inputs and leaves its encoder and pictures; paths or URIs.
+
+    Attributes:
+        config: the whole configuration.
+        cache, splits: the patch cache and splits.csv.
+        scores: folder of the score table for each selection that may be configured, by `selection_key`.
+        folder: receives history.jsonl, tensorboard/, pictures/ and encoder/.
+    """
 
     config: Config
     cache: str
     splits: str
-    scores: str | None
+    scores: Mapping[str, str]
     folder: str
+
+
+def selection_key(config: Config) -> str:
+    """Names a selection's settings, so that trials with other rules find their own score table."""
+    return config.selection.model_dump_json()
+
+
+def pretrain_loop(task: PretrainTask, session: Session) -> None:
+    """What each worker runs."""
+    Pretraining(task, session).run()
 
 
 class Pretraining:
@@ -102,7 +120,10 @@ class Pretraining:
             history.append(record)
             stop = self._should_stop(record)
             last = stop or self.position >= self.total
-            self.session.report({**record, "trail": self.trail}, self._write if last or epoch % self.settings.checkpoint_every == 0 else None)
+            self.session.report(
+                {**record, "trail": self.trail},
+                self._write if last or epoch % self.settings.checkpoint_every == 0 else None,
+            )
             if stop:
                 break
             began, self.loader.waited, start = time.perf_counter(), 0.0, self.position
@@ -123,7 +144,7 @@ class Pretraining:
     def _loader(self, splits: Splits) -> PatchLoader:
         config, session = self.config, self.session
         cases = splits.pretraining(include_test=self.settings.include_test)
-        scores = None if self.task.scores is None else ScoreTable.open(self.task.scores).scores
+        scores = ScoreTable.open(self.task.scores[selection_key(config)]).scores if config.mask.selects else None
         return PatchLoader(
             self.cache,
             self.cache.sample_indices(cases),

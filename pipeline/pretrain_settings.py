@@ -28,7 +28,7 @@ class PretrainSettings(Settings):
     ema: float = Field(0.0, ge=0, lt=1, description="Decay of the running mean of the weights; 0: off.")
     mirror: tuple[int, ...] = Field((1,), description="Spatial axes along which samples are mirrored at random.")
     include_test: bool = Field(
-        False, description="Also pretrain on validation and test images (never their labels); marked in the report."
+        False, description="Also pretrain on the test images (never on their labels); marked in the report."
     )
     checkpoint_every: int = Field(5, ge=1, description="Epochs between checkpoints.")
     keep_checkpoints: int = Field(2, ge=1, description="Checkpoints kept.")

@@ -16,7 +16,7 @@ from upath import UPath
 
 from pipeline.history import Record, read_history
 
-STAGES = ("preprocess", "selection", "search", "pretrain", "finetune", "evaluate")
+STAGES = ("selection", "search", "pretrain", "finetune", "evaluate")
 PACKAGES = ("mps-ams", "ray", "torch", "numpy", "pandas", "pyarrow", "scipy", "pillow", "nibabel", "SimpleITK")
 
 

@@ -29,6 +29,11 @@ class SearchSettings(Settings):
     cpus_per_trial: int = Field(1, ge=1, description="CPU cores of a trial.")
     gpus_per_trial: float = Field(1.0, gt=0, description="GPUs of a trial, where GPUs are used; may be a fraction.")
 
+    @property
+    def runs(self) -> int:
+        """Trials in all, the repeats of the finalists included."""
+        return self.trials + (self.finalists * self.repeats if self.finalists > 1 else 0)
+
     @model_validator(mode="after")
     def _reports_end_at_the_end(self) -> SearchSettings:
         if self.epochs % self.probe_every:

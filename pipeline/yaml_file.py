@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,37 @@ from pipeline.mistakes import nearest
 Tree = dict[str, Any]
 
 
+class Loader(yaml.SafeLoader):
+    """YAML 1.1 without its surprises: yes, no, on, off and dates are text (a true-or-false field still takes them)."""
+
+
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":timestamp"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+
+
+def parse_value(text: str) -> Any:
+    """A value as it would stand in a file; raises yaml.YAMLError."""
+    return yaml.load(text, Loader=Loader)  # a SafeLoader
+
+
 def read_yaml(path: Path, mistakes: list[str]) -> tuple[Tree, dict[str, str]]:
     """The file's tree, and for each dotted path the line that sets it."""
     loader = None
     try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        loader = Loader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
         if node is None:
             return {}, {}
         lines = dict(_lines(node, "", path.name, mistakes))
         tree = loader.construct_document(node)
     except FileNotFoundError:
-        beside = [str(other.with_name(other.name)) for other in path.parent.glob("*.y*ml")]
+        folders = (path.parent, path.parent / "configs")
+        beside = [str(other) for folder in folders for other in folder.glob("*.y*ml")]
         near = nearest(str(path), beside, 3) or sorted(beside)[:3]
         mistakes.append(f"{path}: there is no such file" + (f"; did you mean {' or '.join(near)}?" if near else ""))
         return {}, {}

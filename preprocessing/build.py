@@ -33,7 +33,7 @@ from preprocessing.layouts import DataSettings
 from preprocessing.lock import OwnedLock, check_owner
 from preprocessing.schema import CASES, REJECTED, SCHEMA_VERSION
 from preprocessing.shards import Shard, ShardReport, plan, standing, write_shard
-from preprocessing.storage import FULL, TEMPORARY, disk_full_told, full_disk, write_table, write_text
+from preprocessing.storage import FULL, TEMPORARY, absolute, full_disk, write_table, write_text, writing_to
 
 LOCK_FILE = "owner.json"
 Progress = Callable[[int, int], None]  # cases done, cases in all
@@ -67,11 +67,12 @@ def build_cache(
     """
     cases = sorted(cases, key=lambda case: case.id)
     channels = check_shapes(cases, data.dims, settings)
+    cache_dir = absolute(cache_dir)
     root, lock_file = UPath(cache_dir), str(UPath(cache_dir) / LOCK_FILE)
     needed = len(cases) * settings.sample_bytes(channels)
     content = {"dims": data.dims, "channels": channels, **settings.content()}
     tables = _tables(cases, rejected, data)
-    with disk_full_told(cache_dir, needed), OwnedLock(lock_file, f"the patch cache {cache_dir}") as lock:
+    with writing_to(cache_dir, needed), OwnedLock(lock_file, f"the patch cache {cache_dir}") as lock:
         digests = digest_files(cases, root / MEMO_FILE)
         fingerprint = fingerprint_of(cases, digests, content)
         inputs = inputs_table(cases, digests)

@@ -22,7 +22,9 @@ Polarity = Literal["dark", "bright", "both"]
 
 # an enclosing ray: at this share of the directions from the least enclosing one (index 3 of 8 in 2D, 9 of 26 in 3D)
 _TYPICAL, _WEAK = 3 / 8, 1 / 8
-_OUTSIDE = -2.0  # as bright as nothing is: a way that leaves the image at once encloses nothing
+# ground outside the image, for heights from -1 to 0: one full range below the lowest, so that a patch at the border
+# is hardly enclosed; ignoring such directions instead loses a point or two of hit rate
+_OUTSIDE = -2.0
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ class PatchGrid:
 
     def turned_over(self) -> PatchGrid:
         """The negative of the images: dark for bright."""
-        population = PopulationStatistics(-self.population.mean, self.population.sd)
-        return replace(self, mean=-self.mean, population=population)
+        population = PopulationStatistics(1 - self.population.mean, self.population.sd)
+        return replace(self, mean=1 - self.mean, population=population)
 
 
 def patch_moments(patches: Tensor, valid: Tensor, channels: int) -> tuple[Tensor, Tensor]:
@@ -119,9 +121,9 @@ _FEATURES: dict[str, Callable[[PatchGrid, int], Tensor]] = {
     "enclosure": lambda g, w: _enclosure(g, g.averaged(w), _TYPICAL),
     "enclosure_weak": lambda g, w: _enclosure(g, g.averaged(w), _WEAK),
     # the same for the difference to what is usual at a place
-    "place_enclosure": lambda g, w: _enclosure(g, masked_mean(_deviation(g) / 10, g.weight, w), _TYPICAL),
+    "place_enclosure": lambda g, w: _enclosure(g, masked_mean(_deviation(g) / 10 + 0.5, g.weight, w), _TYPICAL),
     # depth of the basin (height of the dome) that cannot run off over the image's border
-    "basin": lambda g, w: basin_depth(-g.averaged(w), g.candidate),
+    "basin": lambda g, w: basin_depth(1 - g.averaged(w), g.candidate),
     # how patch means vary nearby, and pixels within a patch
     "scatter": lambda g, w: masked_scatter(g.mean, g.weight, w),
     "texture": lambda g, w: masked_mean(g.spread, g.weight, w),

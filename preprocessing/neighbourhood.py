@@ -48,9 +48,10 @@ def shift(values: Tensor, step: Sequence[int], fill: float) -> Tensor:
     """The value one step further along each axis; `fill` where that lies outside the grid."""
     shape = values.shape[-len(step) :]
     shifted = torch.full_like(values, fill)
-    to = tuple(slice(max(0, -s), n - max(0, s)) for s, n in zip(step, shape, strict=True))
-    source = tuple(slice(max(0, s), n - max(0, -s)) for s, n in zip(step, shape, strict=True))
-    shifted[(..., *to)] = values[(..., *source)]
+    whole = [slice(None)] * (values.ndim - len(step))
+    to = [slice(max(0, -s), n - max(0, s)) for s, n in zip(step, shape, strict=True)]
+    source = [slice(max(0, s), n - max(0, -s)) for s, n in zip(step, shape, strict=True)]
+    shifted[(*whole, *to)] = values[(*whole, *source)]
     return shifted
 
 

@@ -56,7 +56,7 @@ def make_phantom(kind: str, rng: np.random.Generator) -> Phantom:
             mask &= ~masks[0]
         echo = _insert(echo, mask, kind, rng)
         masks.append(mask)
-    echo *= np.exp(-rng.uniform(0.9, 1.9) * depth) * _shadows(depth, across, rng)
+    echo *= np.exp(-rng.uniform(1.5, 3.0) * depth) * _shadows(depth, across, rng)
     return Phantom(_speckled(echo, rng), masks)
 
 
@@ -71,9 +71,11 @@ def _tissue(depth: np.ndarray, across: np.ndarray, rng: np.random.Generator) -> 
         below = 1 / (1 + np.exp(-(depth - border - wave) / 0.008))
         echo = echo * (1 - below) + value * rng.uniform(0.85, 1.15) * below
         echo += 0.25 * np.exp(-(((depth - border - wave) / 0.006) ** 2))  # a bright line between layers
-    fibres = gaussian_filter(rng.standard_normal(depth.shape), (1.2, 14))
-    mottle = gaussian_filter(rng.standard_normal(depth.shape), (5, 9))
-    return np.clip(echo * (1 + 0.22 * fibres / fibres.std() + 0.15 * mottle / mottle.std()), 0.08, None)
+    # fibres are the zero lines of a smooth, flat noise, and more of them lie in some places than in others
+    fibres = np.exp(-((_noise(depth.shape, (2.5, 16), rng) / 0.25) ** 2))
+    density = np.clip(0.5 + 0.6 * _noise(depth.shape, (14, 24), rng), 0, None)
+    mottle = np.exp(0.3 * _noise(depth.shape, (4, 9), rng))
+    return np.clip(0.7 * echo * mottle * (1 + 1.2 * fibres * density), 0.06, None)
 
 
 def _lesion_shape(
@@ -81,7 +83,7 @@ def _lesion_shape(
 ) -> np.ndarray:
     """bool [H, W]: an ellipse, wider than high if benign, whose radius varies with the angle."""
     height, width = depth.shape
-    radius = rng.uniform(0.08, 0.2) if side is None else rng.uniform(0.06, 0.1)
+    radius = np.exp(rng.uniform(np.log(0.075), np.log(0.26))) if side is None else rng.uniform(0.06, 0.1)
     flat = rng.uniform(0.55, 0.85) if kind == "benign" else rng.uniform(0.75, 1.1)
     middle = np.clip(rng.normal(0.48, 0.14), 0.22, 0.78) if side is None else (0.28, 0.72)[side]
     y = (depth - np.clip(rng.normal(0.36, 0.09), 0.24, 0.58)) * height / width
@@ -89,17 +91,18 @@ def _lesion_shape(
     tilt = rng.uniform(-0.3, 0.3)
     u, v = x * np.cos(tilt) + y * np.sin(tilt), (y * np.cos(tilt) - x * np.sin(tilt)) / flat
     angle = np.arctan2(v, u)
-    orders, roughness = ((2, 3), 0.06) if kind == "benign" else ((2, 3, 5, 8, 12), 0.1)
-    edge = 1 + sum(roughness * rng.uniform(0.2, 1) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in orders)
+    orders, roughness = ((2, 3), 0.06) if kind == "benign" else ((2, 3, 4, 6, 9, 13), 0.16)
+    edge = 1 + sum(
+        roughness * (2 / k) ** 0.7 * rng.uniform(0.3, 1) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in orders
+    )
     return np.hypot(u, v) < radius * edge
 
 
 def _insert(echo: np.ndarray, mask: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
     """Darken the lesion, softly at its edge, and brighten or darken what lies behind it."""
     inside = gaussian_filter(mask.astype(float), rng.uniform(0.8, 1.6) if kind == "benign" else rng.uniform(1.5, 3))
-    level = rng.uniform(0.05, 0.3) if rng.random() < 0.85 else rng.uniform(0.3, 0.45)  # some are hardly darker
-    texture = gaussian_filter(rng.standard_normal(mask.shape), 3)
-    lesion = np.median(echo[mask]) * level * np.clip(1 + 0.2 * texture / texture.std(), 0.2, None)
+    level = rng.uniform(0.09, 0.33) if rng.random() < 0.85 else rng.uniform(0.33, 0.45)  # some are hardly darker
+    lesion = np.median(echo[mask]) * level * np.exp(0.3 * _noise(mask.shape, (3, 4), rng))
     behind = (np.cumsum(mask, axis=0) > 0) & ~mask
     strength = rng.uniform(1.1, 1.5) if kind == "benign" else rng.uniform(0.45, 0.85)
     tail = gaussian_filter(behind.astype(float), (2, 4))
@@ -118,11 +121,20 @@ def _shadows(depth: np.ndarray, across: np.ndarray, rng: np.random.Generator) ->
 
 
 def _speckled(echo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Interference of many scatterers (Rayleigh amplitude, wider than deep), compressed logarithmically to uint8."""
-    parts = [gaussian_filter(rng.standard_normal(echo.shape), (0.7, 1.3)) for _ in range(2)]
-    amplitude = np.hypot(*parts)
+    """Interference of many scatterers (Rayleigh amplitude, wider than deep), compressed logarithmically to uint8.
+
+    Three looks are averaged, as scanners do (compounding).
+    """
+    looks = [np.hypot(*(_noise(echo.shape, (0.7, 1.4), rng) for _ in range(2))) for _ in range(3)]
+    amplitude = np.mean(looks, axis=0)
     decibel = 20 * np.log10(np.maximum(echo * amplitude / amplitude.mean(), 1e-4))
-    return np.clip(255 * (decibel + 34) / 44, 0, 255).astype(np.uint8)
+    return np.clip(255 * (decibel + 31) / 36, 0, 255).astype(np.uint8)
+
+
+def _noise(shape: tuple[int, ...], smooth: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
+    """Gaussian noise of standard deviation 1, smoothed over so many pixels down and across."""
+    noise = gaussian_filter(rng.standard_normal(shape), smooth)
+    return noise / noise.std()
 
 
 def _again(phantom: Phantom, rng: np.random.Generator) -> Phantom:

@@ -6,9 +6,8 @@ testing ("excluded"): a near-duplicate of a test image must not be trained on ei
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -16,12 +15,9 @@ from pydantic import Field, model_validator
 from upath import UPath
 
 from preprocessing.errors import ConfigError
+from preprocessing.given_splits import PARTS, SPLITS, find_leaks, find_left_out, read_columns
 from preprocessing.settings import Settings
 from preprocessing.storage import write_text
-
-PARTS = ("train", "val", "test")
-SPLITS = (*PARTS, "unlabelled", "excluded")
-_SHOWN = 10  # mistakes of one kind that are spelt out
 
 
 class SplitSettings(Settings):
@@ -76,7 +72,11 @@ class Splits:
         Raises:
             KeyError: there is no such case.
         """
-        return str(self.table.set_index("case")["group"][case])
+        return self._groups[case]
+
+    @cached_property
+    def _groups(self) -> dict[str, str]:
+        return dict(zip(self.table["case"], self.table["group"], strict=True))
 
     def counts(self) -> dict[str, int]:
         """Cases of each split that has any."""
@@ -99,7 +99,7 @@ class Splits:
         Raises:
             ConfigError: the file is missing or has other columns.
         """
-        table = _read_csv(path, ("case", "group", "split", "labelled_used"))
+        table = read_columns(path, ("case", "group", "split", "labelled_used"))
         return cls(table.assign(labelled_used=table["labelled_used"].str.lower() == "true"))
 
 
@@ -115,13 +115,14 @@ def make_splits(cases: pd.DataFrame, settings: SplitSettings, seed: int) -> Spli
         seed: the only source of chance.
 
     Raises:
-        ConfigError: a given split parts a group (the pairs are named), or leaves labelled cases out.
+        ConfigError: a given split parts a group (the pairs are named) or leaves labelled cases out, or there are too
+            few groups for the folds.
     """
     cases = cases.sort_values("case", ignore_index=True)
     given = cases["split_given"].to_numpy(str)
     labelled = cases["labelled"].to_numpy(bool) & (given != "unlabelled")
     if (given != "").any():
-        mistakes = find_leaks(cases["case"], cases["group"], given) + _left_out(cases["case"], labelled, given)
+        mistakes = find_leaks(cases["case"], cases["group"], given) + find_left_out(cases["case"], labelled, given)
         if mistakes:
             raise ConfigError(mistakes)
         parts = {group: part for group, part in zip(cases["group"], given, strict=True) if part in PARTS}
@@ -142,47 +143,6 @@ def make_splits(cases: pd.DataFrame, settings: SplitSettings, seed: int) -> Spli
         chosen = cases[labelled & (split == part)]
         used[_labels_used(chosen, settings.label_fraction, [seed, number])] = True
     return Splits(pd.DataFrame({"case": cases["case"], "group": cases["group"], "split": split, "labelled_used": used}))
-
-
-def read_given(path: str, known: Iterable[str]) -> dict[str, str]:
-    """Split of each case from a CSV with columns case and split.
-
-    Raises:
-        ConfigError: the file is missing, lacks a column, or names a split or a case that does not exist.
-    """
-    table, names = _read_csv(path, ("case", "split")), set(known)
-    mistakes = _some(
-        [f"data.splits: {path}: case {c} has the split {s!r}, there are {', '.join(SPLITS)}"
-         for c, s in zip(table["case"], table["split"], strict=True) if s not in SPLITS]
-    )  # fmt: skip
-    mistakes += _some([f"data.splits: {path}: there is no case {c}" for c in table["case"] if c not in names])
-    mistakes += _some(
-        [f"data.splits: {path}: case {c} is named twice" for c in table["case"][table["case"].duplicated()]]
-    )
-    if mistakes:
-        raise ConfigError(mistakes)
-    return dict(zip(table["case"], table["split"], strict=True))
-
-
-def find_leaks(cases: Sequence[str], groups: Sequence[str], splits: Sequence[str]) -> list[str]:
-    """A sentence for each pair of one group (a patient, or near-duplicate images) that the splits part."""
-    table = pd.DataFrame({"case": list(cases), "group": list(groups), "split": list(splits)})
-    # what is pretrained on without its label is trained on all the same
-    table["part"] = table["split"].replace("unlabelled", "train")
-    table = table[table["part"].isin(PARTS)].drop_duplicates(["group", "part"])
-    leaks = []
-    for group, members in table[table["group"].duplicated(keep=False)].groupby("group"):
-        first, *others = members.itertuples(index=False)
-        leaks += [
-            f"the given split leaks: {first.case} ({first.split}) and {other.case} ({other.split}) are of one "
-            f"group, {group} (same patient, or near-duplicate images)"
-            for other in others
-        ]
-    return _some(leaks)
-
-
-def _left_out(cases: pd.Series, labelled: np.ndarray, given: np.ndarray) -> list[str]:
-    return _some([f"the given split leaves out the labelled case {case}" for case in cases[labelled & (given == "")]])
 
 
 def _place(part: str, labelled: bool, given: str) -> str:
@@ -215,6 +175,12 @@ def _deal(cases: pd.DataFrame, shares: dict[str, float], seed: int) -> dict[str,
 
 def _fold(cases: pd.DataFrame, settings: SplitSettings, seed: int) -> dict[str, str]:
     """Parts for one fold of a cross-validation: the folds do not depend on which of them is tested."""
+    groups = cases["group"].nunique()
+    if groups < settings.folds + 2:
+        raise ConfigError(
+            f"data.folds = {settings.folds}: with {groups} labelled groups at most {groups - 2} folds leave one to "
+            "train on and one to validate on"
+        )
     names = [str(fold) for fold in range(settings.folds)]
     folds = _deal(cases, dict.fromkeys(names, 1 / settings.folds), seed)
     test = {group for group, name in folds.items() if name == names[settings.fold]}
@@ -225,11 +191,10 @@ def _fold(cases: pd.DataFrame, settings: SplitSettings, seed: int) -> dict[str, 
 
 def _groups(cases: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Groups (index) in the order of dealing, with their size and whether they hold a lesion."""
-    table = cases.groupby("group").agg(
-        size=("case", "size"),
-        lesion=("lesion_pixels", lambda pixels: bool((pixels > 0).any())),
-        stratum=("stratum", lambda strata: strata.value_counts().sort_index().idxmax()),
-    )
+    table = cases.groupby("group").agg(size=("case", "size"), lesion_pixels=("lesion_pixels", "max"))
+    table["lesion"] = table.pop("lesion_pixels") > 0
+    strata = cases.groupby(["group", "stratum"]).size().reset_index(name="size").sort_values("size", kind="stable")
+    table["stratum"] = strata.groupby("group")["stratum"].last()  # that of most members
     table["chance"] = np.random.default_rng(seed).random(len(table))
     return table.sort_values(["stratum", "chance"])
 
@@ -246,26 +211,3 @@ def _labels_used(cases: pd.DataFrame, fraction: float, seed: list[int]) -> np.nd
     if lesion.any():  # also the smallest share holds a lesion
         order = pd.concat([order.loc[[lesion.idxmax()]], order.drop(index=lesion.idxmax())])
     return order.index[: max(1, round(fraction * len(order)))].to_numpy()
-
-
-def _read_csv(path: str, columns: Sequence[str]) -> pd.DataFrame:
-    """All columns as text: a case may be called 007.
-
-    Raises:
-        ConfigError: no such file, or a column is missing.
-    """
-    try:
-        table = pd.read_csv(io.BytesIO(UPath(path).read_bytes()), dtype=str, keep_default_na=False)
-    except (FileNotFoundError, IsADirectoryError):
-        raise ConfigError(f"data.splits: there is no file {path}") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ConfigError(f"data.splits: {path} is no CSV file: {error}") from None
-    missing = [name for name in columns if name not in table]
-    if missing:
-        raise ConfigError(f"data.splits: {path} lacks the column(s) {', '.join(missing)}; it has {', '.join(table)}")
-    return table
-
-
-def _some(mistakes: list[str]) -> list[str]:
-    more = len(mistakes) - _SHOWN
-    return mistakes if more <= 0 else [*mistakes[:_SHOWN], f"... and {more} more of this kind"]

@@ -16,6 +16,7 @@ from preprocessing.errors import RunError
 
 TEMPORARY = ".writing-"  # prefix of files that a killed writer may leave behind
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 @contextmanager
@@ -48,19 +49,27 @@ def write_table(path: UPath, table: pa.Table) -> None:
         pq.write_table(table, stream, compression="zstd")
 
 
+def absolute(uri: str) -> str:
+    """A local path from the root on, since workers have working directories of their own; a URI as it is."""
+    path = UPath(uri)
+    return str(path.absolute()) if path.protocol in ("", "file") else uri
+
+
 @contextmanager
-def disk_full_told(folder: str, needed_bytes: int) -> Iterator[None]:
-    """Turn a full disk into a message that says where and how much is needed.
+def writing_to(folder: str, needed_bytes: int) -> Iterator[None]:
+    """Turn a full disk, or a folder that may not be written, into a message that says where and what to do.
 
     Raises:
-        RunError: the disk, the quota or the file size limit was reached.
+        RunError: the disk, the quota or the file size limit was reached, or writing is not allowed.
     """
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise full_disk(folder, needed_bytes, error) from error
+        if error.errno in FULL:
+            raise full_disk(folder, needed_bytes, error) from error
+        if error.errno in _FORBIDDEN:
+            raise RunError(f"cannot write to {folder} ({error}): choose another folder or change its rights") from error
+        raise
 
 
 def full_disk(folder: str, needed_bytes: int, error: OSError | str) -> RunError:

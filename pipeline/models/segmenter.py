@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from itertools import zip_longest
 from math import gcd
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +60,7 @@ class Segmenter(nn.Module):
             self.narrow.append(conv(widths[level + 1], widths[level], 1))
             self.climb.append(_conv_block(widths[level], widths[level], dims))
         self.head = conv(widths[0], regions, 1)
+        nn.init.constant_(cast(Tensor, self.head.bias), -2.0)  # lesions are the smaller part of an image
 
     def forward(self, image: Tensor, real: Tensor) -> Tensor:
         """Segment whole canvases.

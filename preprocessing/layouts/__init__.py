@@ -12,8 +12,10 @@ from upath import UPath
 from preprocessing.case import Case, Rejection
 from preprocessing.duplicates import DuplicateSettings
 from preprocessing.errors import ConfigError
+from preprocessing.given_splits import find_leaks, read_given
 from preprocessing.layouts import busi, manifest
-from preprocessing.splits import SplitSettings, find_leaks, read_given
+from preprocessing.splits import SplitSettings
+from preprocessing.storage import absolute
 
 
 class DataSettings(SplitSettings, DuplicateSettings):
@@ -34,8 +36,8 @@ class DataSettings(SplitSettings, DuplicateSettings):
 Layout = Callable[[DataSettings], tuple[list[Case], list[Rejection]]]
 
 LAYOUTS: dict[str, Layout] = {
-    "busi": lambda data: busi.find(data.root),
-    "manifest": lambda data: manifest.find(data.root, data.manifest, data.modalities),
+    "busi": lambda data: busi.find(absolute(data.root)),
+    "manifest": lambda data: manifest.find(absolute(data.root), data.manifest, data.modalities),
 }
 
 

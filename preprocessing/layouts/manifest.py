@@ -17,7 +17,7 @@ from upath import UPath
 
 from preprocessing.case import Case, Rejection
 from preprocessing.errors import ConfigError
-from preprocessing.splits import SPLITS
+from preprocessing.given_splits import SPLITS
 
 RESERVED = ("case", "group", "stratum", "label", "split")
 _SHOWN = 10

@@ -1,0 +1,39 @@
+# Every target sets itself up: on a fresh machine with Python 3.11 or newer, `make demo` is enough.
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/up-to-date
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+# the first interpreter that is new enough; PYTHON=... chooses another
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: setup demo test test-all bench check
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(or $(PYTHON),false) -c '$(NEW_ENOUGH)' 2>/dev/null || { \
+		echo "MPS-AMS needs Python 3.11 or newer, and $$(python3 --version 2>&1 || echo no python3) is what was found." >&2; \
+		echo "Install one, or name it: make setup PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the pinned packages into $(VENV) (a minute or two)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup
+	@$(BIN)/python -m jobs.run configs/demo.yaml
+	@echo "report: runs/demo/report.html"
+
+test: setup
+	@$(BIN)/python -m pytest
+
+test-all: setup
+	@$(BIN)/python -m pytest -m ''
+
+bench: setup
+	@$(BIN)/python -m jobs.benchmark configs/demo.yaml run.dir=runs/bench
+
+check: setup
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy

@@ -1,0 +1,29 @@
+"""Show how far a run is.
+
+python -m jobs.status RUN_DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from rich.console import Console
+
+from pipeline.status import status
+from preprocessing.errors import ConfigError
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m jobs.status", description="Show how far a run is.")
+    parser.add_argument("run_dir", help="folder of the run, a path or URI")
+    try:
+        Console().print(status(parser.parse_args().run_dir))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

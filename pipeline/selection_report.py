@@ -1,0 +1,87 @@
+"""How well the lesion scores find lesions, where there are labels to tell, and pictures of what they select."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from upath import UPath
+
+from preprocessing import baselines
+from preprocessing.cache import PatchCache
+from preprocessing.feature_table import FeatureTable
+from preprocessing.hitrate import LesionPatches, ranked_hit_rate, read_lesion_patches
+from preprocessing.patchify import unpatchify
+from preprocessing.scores import ScoreTable
+from preprocessing.splits import Splits
+
+_PICTURES = 6
+
+
+def report_selection(
+    cache: PatchCache, splits: Splits, table: ScoreTable, features: FeatureTable, folder: UPath, seed: int
+) -> dict[str, Any]:
+    """Hit rates of the scores, of random ones and of a rule without clusters; pictures in `folder`.
+
+    Judged on the test cases, which nothing was fitted on; where there are none, on every labelled case.
+
+    Returns:
+        the "selection" part of metrics.json; empty without labels.
+    """
+    test = splits.cases("test")
+    cases = test or splits.labelled("train")
+    samples = cache.sample_indices(cases)
+    samples = samples[cache.samples["labelled"].to_numpy()[samples]]
+    if not len(samples):
+        return {}
+    truth = read_lesion_patches(cache, samples)
+    rankings = {
+        "lesion_hit_rate": table.scores,
+        "random": baselines.random_scores(features, seed),
+        "no_clusters": baselines.rank_sum(features),
+    }
+    found = {name: ranked_hit_rate(scores[samples], truth) for name, scores in rankings.items()}
+    if not found["lesion_hit_rate"].cases:
+        return {}
+    _draw(cache, table.scores, samples, truth, folder)
+    rates = {name: {str(share): rate for share, rate in hit.rates.items()} for name, hit in found.items()}
+    return {**rates, "judged_on": "test" if test else "train", "cases": found["lesion_hit_rate"].cases}
+
+
+def _draw(cache: PatchCache, scores: np.ndarray, samples: np.ndarray, truth: LesionPatches, folder: UPath) -> None:
+    """Image with the label's outline, score, and the first quarter of its patches: a row a case."""
+    from matplotlib.figure import Figure
+
+    with_lesion = np.flatnonzero(truth.lesion.sum(1) >= 3)
+    shown = with_lesion[np.linspace(0, len(with_lesion) - 1, min(_PICTURES, len(with_lesion))).astype(int)]
+    batch = cache.read(samples[shown])
+    pixels = int(np.prod(cache.patch))
+
+    def plane(patches: np.ndarray, channels: int) -> np.ndarray:
+        image = unpatchify(patches, cache.size, cache.patch, channels)[:, 0]
+        return image if image.ndim == 3 else image[:, image.shape[1] // 2]
+
+    image, label = plane(batch.patches.astype(np.float32), cache.channels), plane((batch.label > 0) * 1.0, 1)
+    values, candidate = scores[samples[shown]], truth.candidate[shown]
+    rank = np.where(candidate, -values, np.inf).argsort(1).argsort(1)
+    first = (rank < 0.25 * candidate.sum(1, keepdims=True)) & candidate
+    score_map, chosen = (plane(np.repeat(v[..., None], pixels, -1), 1) for v in (values, first * 1.0))
+    figure = Figure(figsize=(2.3 * len(shown), 6.6), layout="constrained")
+    axes = figure.subplots(3, len(shown), squeeze=False)
+    for column in range(len(shown)):
+        for row in axes[:, column]:
+            row.imshow(image[column], cmap="gray", vmin=0, vmax=1)
+            row.set(xticks=[], yticks=[])
+        axes[1, column].imshow(score_map[column], cmap="magma", alpha=0.8)
+        axes[2, column].imshow(np.ma.masked_equal(chosen[column], 0), cmap="autumn", alpha=0.5)
+        for row in axes[::2, column]:
+            row.contour(label[column], [0.5], colors="tab:cyan", linewidths=1)
+        axes[0, column].set_title(cache.samples["case"].iloc[samples[shown[column]]], fontsize=8)
+    for row, name in zip(axes[:, 0], ("image and label", "lesion score", "first 25 % of patches"), strict=True):
+        row.set_ylabel(name, fontsize=9)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90, metadata={"Description": "Cases that nothing was fitted on"})
+    path = folder / "pictures" / "selection.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(buffer.getvalue())

@@ -1,0 +1,298 @@
+"""The stages of a run, in their order: each reads what the former left in the run's folder and leaves its own part.
+
+A stage knows its inputs; one that is done for the same inputs is not done again. `jobs/` calls these functions.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import yaml
+from upath import UPath
+
+from pipeline import evaluate as evaluation
+from pipeline import predict as prediction
+from pipeline.cluster import joined
+from pipeline.config import Config
+from pipeline.configuration import dump
+from pipeline.finetune import FinetuneTask
+from pipeline.finetune import finetune as train_segmenter
+from pipeline.group import device_for_inference, train_group
+from pipeline.history import read_history
+from pipeline.inference import Predictor
+from pipeline.overrides import with_fields
+from pipeline.pretrain import PretrainTask, pretrain_loop, selection_key
+from pipeline.progress import StageProgress
+from pipeline.report import write_report
+from pipeline.runfolder import RunFolder
+from pipeline.search import Space, search_schedule
+from pipeline.selection_report import report_selection
+from pipeline.watch import watching, watching_trials
+from preprocessing.build import build_cache
+from preprocessing.cache import PatchCache
+from preprocessing.case import Case
+from preprocessing.errors import RunError
+from preprocessing.layouts import load_cases
+from preprocessing.scores import ScoreTable, open_features, score_cache
+from preprocessing.splits import Splits, make_splits
+from tune_spaces import SPACES, choices
+
+BEST_FILE, SPLITS_FILE, CONFIG_FILE = "best.yaml", "splits.csv", "config.yaml"
+
+
+class Pipeline:
+    """One locked run with a Ray cluster at hand."""
+
+    def __init__(self, config: Config, folder: RunFolder, token: str) -> None:
+        self.config, self.folder, self.token = config, folder, token
+        self.cache_dir = config.cache.dir or str(folder.root / "cache")
+        self.splits_file = str(folder.root / SPLITS_FILE)
+
+    @functools.cached_property
+    def cache(self) -> PatchCache:
+        """The patch cache, made if it is not up to date."""
+        cases, rejected = load_cases(self.config.data)
+        with StageProgress("preprocess", len(cases), "cases") as progress:
+            return build_cache(
+                cases,
+                rejected,
+                self.config.data,
+                self.config.cache,
+                self.cache_dir,
+                lambda done, total: progress.update(done),
+            )
+
+    @functools.cached_property
+    def splits(self) -> Splits:
+        """Which case belongs where; written to splits.csv."""
+        splits = make_splits(self.cache.cases, self.config.data, self.config.run.seed)
+        splits.write(self.splits_file)
+        return splits
+
+    @functools.cached_property
+    def searched(self) -> Config:
+        """The configuration with what the search chose, if there was one."""
+        record = self.folder.stage_record("search")
+        if not self.config.search.enabled or record is None or not record["done"]:
+            return self.config
+        return with_fields(self.config, yaml.safe_load((self.folder.root / "search" / BEST_FILE).read_text()))
+
+    def preprocess(self) -> None:
+        """Scans to patch cache, splits and lesion scores; hit rates on the test cases' labels."""
+        cache, splits = self.cache, self.splits
+        found = {"cases": len(cache.cases) + len(cache.rejected), "rejected": len(cache.rejected)}
+        labels = {part: len(splits.labelled(part)) for part in ("train", "val", "test")}
+        self.folder.merge_metrics({"data": {**found, "splits": splits.counts(), "labels_used": labels}})
+        inputs = {**self._data_inputs(), "selection": self.config.selection.model_dump(mode="json")}
+        with self.folder.stage("selection", inputs) as stage:
+            if not stage.done:
+                table = self._scores(self.config)
+                cases = splits.pretraining(self.config.pretrain.include_test)
+                features = open_features(cache, cases, self.config.selection, self._scores_dir)
+                part = report_selection(cache, splits, table, features, stage.folder, self.config.run.seed)
+                self.folder.merge_metrics({"selection": part})
+
+    def search(self) -> None:
+        """Short pretrainings to choose the mask schedule by."""
+        if not self.config.search.enabled or self.config.pretrain.method == "scratch":
+            print("search: switched off, the configured mask schedule is used")
+            return
+        self._needs_labels()
+        module = SPACES["mask_schedule"]
+        space = Space(module.space(), module.mutations())
+        sections = self._sections("selection", "mask", "model", "decoder", "pretrain", "search")
+        with self.folder.stage("search", {**self._data_inputs(), **sections}) as stage:
+            if stage.done:
+                return
+            task = self._pretrain_task(self.config, stage.folder, space)
+            settings = self.config.search
+            with watching_trials("search", stage.folder / "trials", settings.epochs, settings.runs):
+                choice = search_schedule(task, space)
+            (stage.folder / "trials.csv").write_text(choice.table.to_csv(index=False))
+            (stage.folder / BEST_FILE).write_text(yaml.safe_dump(json.loads(json.dumps(choice.fields))))
+            best = {"dsc": float(choice.table["dsc"].max()), **choice.fields}
+            self.folder.merge_metrics({"search": {"trials": len(choice.table), "best": best}})
+        self.__dict__.pop("searched", None)
+
+    def pretrain(self) -> None:
+        """Masked-image pretraining on the training images."""
+        config = self.searched
+        if config.pretrain.method == "scratch":
+            print("pretrain: method scratch, nothing to train")
+            return
+        with self.folder.stage("pretrain", self._pretrain_inputs()) as stage:
+            if stage.done:
+                return
+            task = self._pretrain_task(config, stage.folder)
+            with watching("pretrain", stage.folder, config.pretrain.epochs):
+                train_group(
+                    pretrain_loop,
+                    task,
+                    stage.folder,
+                    config.resources,
+                    config.pretrain.keep_checkpoints,
+                    self.folder.lock_file,
+                    self.token,
+                )
+            self.folder.merge_metrics({"pretrain": throughput(stage.folder)})
+
+    def finetune(self) -> None:
+        """Segmenter from the pretrained encoder and the labelled cases."""
+        self._needs_labels()
+        config = self.searched
+        inputs = {**self._pretrain_inputs(), **self._sections("finetune", "segmenter")}
+        with self.folder.stage("finetune", inputs) as stage:
+            if stage.done:
+                return
+            scratch = config.pretrain.method == "scratch"
+            encoder = None if scratch else str(self.folder.root / "pretrain" / "encoder")
+            task = FinetuneTask(config, self.cache_dir, self.splits_file, encoder, str(stage.folder))
+            with watching("finetune", stage.folder, config.finetune.epochs, "val_dsc"):
+                train_segmenter(task, self.folder.lock_file, self.token)
+
+    def evaluate(self) -> None:
+        """Metrics on the test cases; with `checkpoint`, another run's segmenter on all labelled cases of data.root."""
+        config = self.config
+        checkpoint = config.checkpoint or str(self.folder.root / "finetune" / "segmenter")
+        cases = load_cases(config.data)[0]
+        if not config.checkpoint:
+            self._needs_labels()
+            test = set(self.splits.cases("test"))
+            cases = [case for case in cases if case.id in test]
+        inputs = {
+            "cases": [case.id for case in cases],
+            "root": config.data.root,
+            "checkpoint": _digest((UPath(checkpoint) / "meta.json"), (UPath(checkpoint) / "model.safetensors")),
+            **self._sections("evaluate"),
+        }
+        with self.folder.stage("evaluate", inputs) as stage:
+            if stage.done:
+                return
+            predictor = self._predictor(checkpoint, config.evaluate)
+            with StageProgress("evaluate", len(cases), "cases") as progress:
+                result = evaluation.evaluate(predictor, cases, config.evaluate, stage.folder, progress.update)
+            self.folder.merge_metrics({"segmentation": {"test": result.summary}})
+        test = self.folder.read_metrics()["segmentation"]["test"]
+        print(
+            "test: " + ", ".join(f"{k} {test[k]:.3f}" for k in ("dsc", "ppv", "sen", "hd95") if test.get(k) is not None)
+        )
+
+    def predict(self) -> None:
+        """Masks for the images of `predict.input`."""
+        config = self.config
+        checkpoint = config.checkpoint or str(self.folder.root / "finetune" / "segmenter")
+        cases: list[Case] = prediction.find_images(config.predict.input)
+        output = UPath(config.predict.output or str(self.folder.root / "predictions"))
+        predictor = self._predictor(checkpoint, config.predict)
+        with StageProgress("predict", len(cases), "images") as progress:
+            table, rejected = prediction.predict(predictor, cases, config.predict, output, progress.update)
+        print(f"predict: {len(table)} masks in {output}, {len(rejected)} images set aside (rejected.csv)")
+
+    def report(self) -> None:
+        """report.html from what is there."""
+        print(f"report: {write_report(str(self.folder.root))}")
+
+    def _predictor(self, checkpoint: str, settings: Any) -> Predictor:
+        return Predictor(checkpoint, settings, device_for_inference(), self.config.resources.precision)
+
+    @property
+    def _scores_dir(self) -> str:
+        return str(self.folder.root / "scores")
+
+    def _scores(self, config: Config) -> ScoreTable:
+        cases = self.splits.pretraining(self.config.pretrain.include_test)
+        return score_cache(self.cache, cases, config.selection, self._scores_dir, self.config.run.seed)
+
+    def _pretrain_task(self, config: Config, folder: UPath, space: Space | None = None) -> PretrainTask:
+        """The task with a score table for every selection that the space may draw."""
+        scores = {}
+        for fields in choices(space.fields if space else {}, "selection."):
+            variant = with_fields(config, fields)
+            scores[selection_key(variant)] = self._scores(variant).root if config.mask.selects or space else ""
+        return PretrainTask(config, self.cache_dir, self.splits_file, scores, str(folder))
+
+    def _data_inputs(self) -> dict[str, Any]:
+        return {
+            "cache": self.cache.fingerprint,
+            "splits": hashlib.sha256(self.splits.table.to_csv().encode()).hexdigest()[:16],
+            "include_test": self.config.pretrain.include_test,
+            "seed": self.config.run.seed,
+        }
+
+    def _pretrain_inputs(self) -> dict[str, Any]:
+        return {**self._data_inputs(), **self._sections("selection", "mask", "model", "decoder", "loader", "pretrain")}
+
+    def _sections(self, *names: str) -> dict[str, Any]:
+        config = self.config if "search" in names else self.searched
+        return {name: getattr(config, name).model_dump(mode="json") for name in names}
+
+    def _needs_labels(self) -> None:
+        if not self.splits.trainable:
+            counts = ", ".join(f"{part} {len(self.splits.labelled(part))}" for part in ("train", "val", "test"))
+            raise RunError(
+                f"training needs labelled cases in each of train, val and test (there are: {counts}); add labelled cases "
+                "or give data.splits. Preprocessing and scores do not need them"
+            )
+
+
+@contextmanager
+def opened(config: Config) -> Iterator[Pipeline]:
+    """The run's folder, locked, its resolved configuration written, and a Ray cluster joined or started."""
+    folder = RunFolder(config.run.dir)
+    with folder.locked() as token, joined(config.run.address):
+        (folder.root / CONFIG_FILE).write_text(dump(config))
+        yield Pipeline(config, folder, token)
+
+
+def run(config: Config) -> None:
+    """Everything, scans to report."""
+    with opened(config) as pipeline:
+        for stage in (Pipeline.preprocess, Pipeline.search, Pipeline.pretrain, Pipeline.finetune, Pipeline.evaluate):
+            stage(pipeline)
+        pipeline.report()
+
+
+def _single(*stages: Callable[[Pipeline], None]) -> Callable[[Config], None]:
+    def job(config: Config) -> None:
+        with opened(config) as pipeline:
+            for stage in stages:
+                stage(pipeline)
+            pipeline.report()
+
+    return job
+
+
+preprocess = _single(Pipeline.preprocess)
+search = _single(Pipeline.preprocess, Pipeline.search)
+pretrain = _single(Pipeline.preprocess, Pipeline.pretrain)
+finetune = _single(Pipeline.finetune)
+evaluate = _single(Pipeline.evaluate)
+
+
+def predict(config: Config) -> None:
+    """Masks for new images; needs no cluster and no data set."""
+    folder = RunFolder(config.run.dir)
+    Pipeline(config, folder, "").predict()
+
+
+def throughput(folder: UPath) -> dict[str, Any]:
+    """Samples seen, samples a second and the share of time that waited for data, over the whole history."""
+    records = read_history(folder)
+    seconds = sum(r["seconds"] for r in records)
+    return {
+        "samples_seen": records[-1]["samples_seen"],
+        "samples_per_second": sum(r["samples_per_second"] * r["seconds"] for r in records) / seconds,
+        "data_wait_fraction": sum(r["data_wait_fraction"] * r["seconds"] for r in records) / seconds,
+    }
+
+
+def _digest(*files: UPath) -> str:
+    found = hashlib.sha256()
+    for file in files:
+        found.update(file.read_bytes() if file.exists() else b"")
+    return found.hexdigest()[:16]

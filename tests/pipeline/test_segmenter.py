@@ -1,0 +1,88 @@
+"""The segmenter: shapes in two and three dimensions, padding hidden from the encoder, edges at full resolution."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.models.encoder import Encoder, EncoderSettings
+from pipeline.models.segmenter import Segmenter, SegmenterSettings, strides
+
+SMALL = EncoderSettings(width=24, depth=2, heads=2)
+
+
+def build(patch: tuple[int, ...], channels: int = 1, regions: int = 1) -> Segmenter:
+    torch.manual_seed(0)
+    encoder = Encoder(SMALL, channels * math.prod(patch), len(patch))
+    return Segmenter(encoder, SegmenterSettings(stem=4, width=16), patch, channels, regions)
+
+
+@pytest.mark.parametrize(
+    ("size", "patch"),
+    [((32, 48), (8, 8)), ((18, 20), (6, 5)), ((7, 7), (7, 1)), ((4, 16, 24), (2, 8, 8)), ((8, 8, 8), (4, 4, 4))],
+)
+def test_logits_at_every_pixel_and_gradients_everywhere(size: tuple[int, ...], patch: tuple[int, ...]) -> None:
+    model = build(patch, channels=2, regions=3)
+    image = torch.rand(2, 2, *size)
+    logits = model(image, torch.ones(2, 1, *size, dtype=torch.bool))
+    assert logits.shape == (2, 3, *size)
+    logits.square().sum().backward()
+    still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    # attention does not depend on what is added to all keys alike
+    assert [name for name in still if "qkv.bias" not in name] == []
+
+
+@given(st.lists(st.integers(1, 24), min_size=1, max_size=3))
+def test_strides_multiply_to_the_patch(patch: list[int]) -> None:
+    steps = strides(tuple(patch))
+    for axis, length in enumerate(patch):
+        assert math.prod(step[axis] for step in steps) == length
+        assert all(is_prime_or_one(step[axis]) for step in steps)
+
+
+def is_prime_or_one(number: int) -> bool:
+    return all(number % factor for factor in range(2, number))
+
+
+def test_thick_slices_take_their_steps_last() -> None:
+    assert strides((2, 8, 8)) == [(1, 2, 2), (1, 2, 2), (2, 2, 2)]
+
+
+def test_what_lies_in_padding_patches_does_not_reach_the_encoder() -> None:
+    model = build((8, 8)).eval()
+    real = torch.ones(1, 1, 32, 32, dtype=torch.bool)
+    real[..., 24:] = False
+    image = torch.rand(1, 1, 32, 32)
+    other = torch.where(real, image, torch.rand_like(image))
+    with torch.no_grad():
+        tokens, same = model._tokens(image, real), model._tokens(other, real)
+    assert torch.allclose(tokens[..., :3], same[..., :3], atol=1e-6)
+    assert not tokens[..., 3].any()
+
+
+def test_tokens_lie_where_their_patches_are() -> None:
+    """A change inside one patch changes that patch's embedding alone, at its place on the grid."""
+    model = build((4, 4)).eval()
+    model.encoder.blocks = torch.nn.ModuleList()  # without attention tokens stay apart
+    real = torch.ones(1, 1, 8, 16, dtype=torch.bool)
+    image = torch.rand(1, 1, 8, 16)
+    changed = image.clone()
+    changed[0, 0, 6, 9] += 1  # patch (1, 2)
+    with torch.no_grad():
+        different = (model._tokens(image, real) - model._tokens(changed, real)).abs().sum(1)[0] > 0
+    assert different.nonzero().tolist() == [[1, 2]]
+
+
+def test_one_pixel_matters_at_that_pixel() -> None:
+    """The stem works at full resolution: the logits answer to a single pixel more there than a patch away."""
+    model = build((8, 8)).eval()
+    real = torch.ones(1, 1, 32, 32, dtype=torch.bool)
+    image = torch.rand(1, 1, 32, 32, requires_grad=True)
+    model(image, real)[0, 0, 13, 17].backward()
+    assert image.grad is not None
+    near = image.grad[0, 0, 12:15, 16:19].abs().mean()
+    assert near > 3 * image.grad[0, 0].abs().mean()

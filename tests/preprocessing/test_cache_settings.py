@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from preprocessing.cache import CacheSettings
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"size": (128, 130), "patch": (8, 12)}, r"nearest sizes that do: \[128, 120\] or \[128, 132\]"),
+        ({"size": (4, 4), "patch": (8, 8)}, r"nearest sizes that do: \[8, 8\]"),
+        ({"size": (128, 128, 64)}, "both have 2 or both have 3 numbers"),
+        ({"size": (128,), "patch": (8,)}, "both have 2 or both have 3 numbers"),
+        ({"size": (0, 8)}, "must be positive"),
+        ({"low": 99.9}, "low .* must be below high"),
+        ({"max_rejected": 1.2}, "less than or equal to 1"),
+    ],
+)
+def test_mistakes_say_what_would_do(fields, message):
+    with pytest.raises(ValidationError, match=message):
+        CacheSettings(**fields)
+
+
+def test_three_dimensions_are_accepted():
+    assert CacheSettings(size=(64, 64, 32), patch=(16, 16, 8)).grid == (4, 4, 4)
