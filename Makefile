@@ -17,12 +17,12 @@ $(STAMP): pyproject.toml constraints.txt
 		echo "Install one, or name it: make setup PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the pinned packages into $(VENV) (a minute or two)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: setup
+	@$(BIN)/python -m jobs.phantoms runs/demo/scans
 	@$(BIN)/python -m jobs.run configs/demo.yaml
-	@echo "report: runs/demo/report.html"
 
 test: setup
 	@$(BIN)/python -m pytest

@@ -19,7 +19,7 @@ class FeedbackSettings(Settings):
 
     signal: Literal["none", "plateau", "noise_scale"] = Field(
         "none",
-        description="none: the ratio follows its schedule; plateau: a step whenever the reconstruction loss stops falling; "
+        description="none: the ratio follows its schedule; plateau: a step whenever the loss stops falling; "
         "noise_scale: a step whenever the gradient-noise scale is low again.",
     )
     increment: float = Field(0.05, gt=0, le=0.5, description="Size of a step of the ratio.")
@@ -29,7 +29,7 @@ class FeedbackSettings(Settings):
     tolerance: float = Field(
         0.02,
         ge=0,
-        description="Relative fall of the loss that counts as progress, or rise of the noise scale over its lowest that is still low.",
+        description="Fall of the loss that counts as progress, or rise of the noise scale that still counts as low; relative.",
     )
     smoothing: float = Field(0.7, ge=0, lt=1, description="Weight of the past in the running mean of the noise scale.")
 

@@ -96,13 +96,7 @@ def finetuning(records: Sequence[Record]) -> bytes:
         best = max((r for r in records if _number(r.get("val_dsc"))), key=lambda r: r["val_dsc"], default=None)
         if best:
             dsc.plot(best["epoch"], best["val_dsc"], "o", color=RED)
-            dsc.annotate(
-                f"{best['val_dsc']:.3f}",
-                (best["epoch"], best["val_dsc"]),
-                (-4, -14),
-                textcoords="offset points",
-                ha="right",
-            )
+            dsc.set_title(f"Validation DSC (best {best['val_dsc']:.3f})")
         for axis in (loss, dsc):
             axis.set_xlabel("epoch")
     return _svg(figure)

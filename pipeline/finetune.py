@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -34,7 +34,7 @@ from pipeline.precision import Autocast
 from pipeline.regions import region_masks
 from pipeline.segmenter_file import SegmenterCard, save_segmenter
 from pipeline.session import Session, sum_over_workers, together
-from pipeline.threshold import Choice, choose_thresholds
+from pipeline.threshold import DEFAULT, Choice, choose_thresholds
 from pipeline.train_state import pack, unpack, with_prefix
 from pipeline.validation import Validation
 from preprocessing.cache import PatchCache
@@ -97,7 +97,7 @@ class Finetuning:
         epoch, batch = self.loader.epoch_samples, self.settings.batch
         self.total = -(-self.settings.epochs * epoch // batch) * batch
         self.position, self.worse = 0, 0
-        self.choice = Choice((0.5,) * len(self.settings.classes), None)
+        self.choice = self.peak = Choice((DEFAULT,) * len(self.settings.classes))
         self.best: dict[str, Tensor] = {}
         self._build()
         self.validation = self._validation(splits.labelled("val"))
@@ -115,7 +115,8 @@ class Finetuning:
         losses: list[Tensor] = []
         round_samples = self.settings.validate_every * self.loader.epoch_samples
         start, began, self.loader.waited = self.position, time.perf_counter(), 0.0
-        for batch in self.loader.batches(self.position, self.total):
+        stop = self.position if self._exhausted else self.total
+        for batch in self.loader.batches(self.position, stop):
             first, self.position = self.position, self.position + self.settings.batch
             losses.append(self._step(batch, first))
             if self.position // round_samples == first // round_samples and self.position < self.total:
@@ -125,13 +126,17 @@ class Finetuning:
             history.append(record)
             self.session.report(record, self._write)
             losses.clear()
-            if 0 < self.settings.patience <= self.worse:
+            if self._exhausted:
                 break
             start, began, self.loader.waited = self.position, time.perf_counter(), 0.0
         history.close()
         if self.session.rank == 0:
             self._export()
         return record
+
+    @property
+    def _exhausted(self) -> bool:
+        return 0 < self.settings.patience <= self.worse
 
     def _loader(self, cases: list[str], batch: int) -> PatchLoader:
         samples, session = self.cache.sample_indices(cases), self.session
@@ -170,7 +175,9 @@ class Finetuning:
             if self.session.rank == 0:
                 print(report, flush=True)
         self.model.to(device)
-        groups = parameter_groups(self.model, self.settings.lr, self.settings.weight_decay, self.settings.layer_decay)
+        # random weights have nothing worth keeping: from scratch every layer learns at the full rate, at once
+        self.frozen, decay = (0.0, 1.0) if weights is None else (self.settings.frozen, self.settings.layer_decay)
+        groups = parameter_groups(self.model, self.settings.lr, self.settings.weight_decay, decay)
         self.optimiser = torch.optim.AdamW(groups, lr=self.settings.lr)
         self.average = None
         if self.settings.ema:
@@ -200,10 +207,11 @@ class Finetuning:
         settings, progress = self.settings, first / self.total
         rate = learning_rate(progress, settings.lr, settings.warmup, settings.final_lr)
         for group in self.optimiser.param_groups:
-            group["lr"] = 0.0 if group["encoder"] and progress < settings.frozen else rate * group["scale"]
+            group["lr"] = 0.0 if group["encoder"] and progress < self.frozen else rate * group["scale"]
         rows = torch.arange(len(batch.sample), device=batch.position.device)
         total = torch.zeros((), device=self.session.device)
-        for part in rows.tensor_split(settings.accumulate):
+        # as many parts on every worker: the smallest share of a batch has this many samples
+        for part in rows.tensor_split(min(settings.accumulate, settings.batch // self.session.workers)):
             loss = self._loss(rows_of(batch, part)).sum() / settings.batch
             # DDP averages over the workers: times their number, the sum of parts is the exact global mean
             self.autocast.scaler.scale(loss * self.session.workers).backward()
@@ -245,9 +253,10 @@ class Finetuning:
 
     def _end_round(self, losses: Tensor, seconds: float, samples: int) -> dict[str, Any]:
         choice = choose_thresholds(self.validation.dsc(self._smoothed())) if self.validation.cases else self.choice
-        better = choice.dsc is None or self.choice.dsc is None or choice.dsc > self.choice.dsc
-        self.worse = 0 if better else self.worse + 1
-        if better or self.settings.choose == "last":
+        # of a few cases the highest DSC is mostly luck: the latest weights within the error of it are kept
+        better = choice.dsc is None or self.peak.dsc is None or choice.dsc > self.peak.dsc
+        self.peak, self.worse = (choice, 0) if better else (self.peak, self.worse + 1)
+        if choice.as_good_as(self.peak):
             self.choice = choice
             self.best = {name: value.detach().clone() for name, value in self._smoothed().state_dict().items()}
         record = {
@@ -291,8 +300,8 @@ class Finetuning:
             "kind": "finetune",
             "position": self.position,
             "worse": self.worse,
-            "thresholds": self.choice.thresholds,
-            "best": self.choice.dsc,
+            "choice": asdict(self.choice),
+            "peak": asdict(self.peak),
             "scaler": self.autocast.scaler.state_dict(),
         }
         best = {_BEST + name: value for name, value in self.best.items()}
@@ -306,7 +315,7 @@ class Finetuning:
         unpack(tensors, self.model, self.optimiser, self.average)
         self.best = with_prefix(tensors, _BEST)
         self.position, self.worse = meta["position"], meta["worse"]
-        self.choice = Choice(tuple(meta["thresholds"]), meta["best"])
+        self.choice, self.peak = (Choice(*map(tuple, meta[name].values())) for name in ("choice", "peak"))
         if meta["scaler"]:
             self.autocast.scaler.load_state_dict(meta["scaler"])
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field, field_validator
 
 from pipeline.augment import AugmentSettings
@@ -23,10 +21,14 @@ class FinetuneSettings(Settings):
         1, ge=1, description="Parts in which a worker computes its share of a step, to save memory."
     )
     lr: float = Field(1e-3, gt=0, description="Peak learning rate of the convolutional part.")
-    layer_decay: float = Field(0.75, gt=0, le=1, description="Factor on the learning rate per encoder layer downwards.")
+    layer_decay: float = Field(
+        0.75, gt=0, le=1, description="Factor on the rate per encoder layer downwards, if pretrained."
+    )
     final_lr: float = Field(0.0, ge=0, description="Learning rate at the end of the cosine.")
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the training over which the learning rate rises.")
-    frozen: float = Field(0.0, ge=0, le=1, description="Share of the training in which the encoder stays as it was.")
+    frozen: float = Field(
+        0.0, ge=0, le=1, description="Share of the training in which a pretrained encoder stays as it was."
+    )
     weight_decay: float = Field(0.05, ge=0, description="AdamW's weight decay; none on biases and norms.")
     clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
     dice_weight: float = Field(
@@ -35,10 +37,6 @@ class FinetuneSettings(Settings):
     ema: float = Field(0.98, ge=0, lt=1, description="Decay of the running mean of the weights; 0: off.")
     validate_every: int = Field(10, ge=1, description="Epochs between validations, each with a checkpoint.")
     patience: int = Field(0, ge=0, description="Stop after this many validations without a better DSC; 0: never.")
-    choose: Literal["best", "last"] = Field(
-        "best",
-        description="Weights to keep: of the best validation DSC, or the last ones (with few validation labels).",
-    )
     min_transfer: float = Field(
         0.9, ge=0, le=1, description="Least share of the encoder's parameters that must come from its checkpoint."
     )

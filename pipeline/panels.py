@@ -1,4 +1,4 @@
-"""Pictures of single cases as PNG, with their caption inside the file: outlines on the image, scores beside it."""
+"""Pictures of single cases as PNG, with their caption inside the file."""
 
 from __future__ import annotations
 
@@ -29,33 +29,6 @@ def segmentation_panel(image: NDArray, truth: NDArray | None, prediction: NDArra
     if truth is not None:
         _outline(drawn, truth, TRUTH)
     _outline(drawn, prediction, PREDICTION)
-    return _png(figure, caption)
-
-
-def selection_panel(image: NDArray, scores: NDArray, truth: NDArray | None, caption: str) -> bytes:
-    """The image with the label's outline, beside it the lesion score of each patch and the first quarter masked.
-
-    Args:
-        image: float [H, W].
-        scores: float [gh, gw], one a patch; NaN where there is no candidate.
-        truth: [H, W], lesion where > 0, or None.
-        caption: as for `segmentation_panel`.
-
-    Returns:
-        the PNG file.
-    """
-    figure, (plain, map_axis, masked_axis) = _figure(image.shape, 3)
-    order = np.argsort(-scores.ravel(), kind="stable")  # NaN last
-    first = np.zeros(scores.size, bool)
-    first[order[: round(0.25 * np.isfinite(scores).sum())]] = True
-    pixels = np.ix_(*(np.arange(n) * g // n for n, g in zip(image.shape, scores.shape, strict=True)))
-    _show(plain, image)
-    _show(map_axis, image)
-    map_axis.imshow(scores[pixels], cmap="inferno", alpha=0.6, interpolation="nearest")
-    _show(masked_axis, np.where(first.reshape(scores.shape)[pixels], np.nan, image))
-    if truth is not None:
-        for axis in (plain, map_axis, masked_axis):
-            _outline(axis, truth, TRUTH)
     return _png(figure, caption)
 
 

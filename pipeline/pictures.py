@@ -14,26 +14,24 @@ from pipeline.loader import Batch
 from preprocessing.patchify import unpatchify
 
 if TYPE_CHECKING:
-    from pipeline.methods.base import Method
+    from pipeline.methods.base import Masking
 
 
 @torch.no_grad()
-def draw_reconstructions(model: Method, batch: Batch, ratio: float, strength: float, seed: int, path: UPath) -> None:
+def draw_reconstructions(model: Masking, batch: Batch, ratio: float, strength: float, seed: int, path: UPath) -> None:
     """One row a sample, as PNG: image with the label's outline, scores, visible patches, reconstruction.
 
     Args:
-        model: a masking method with `plan` and `autoencoder`; others are not drawn.
+        model: the method in training.
         batch: a few samples; 3D ones are drawn at their middle slice, the first channel of each.
         ratio, strength, seed: the masking now.
         path: the PNG file; its folder is made.
     """
-    if not hasattr(model, "autoencoder"):
-        return
     from matplotlib.figure import Figure  # no pyplot: no global state, no display
 
     model.eval()
     plan = model.plan(batch, ratio, strength, seed)
-    predicted = model.autoencoder.reconstruct(batch.patches, model.coords, plan).float()
+    predicted = model.reconstruct(batch, plan).float()
     model.train()
     filled = torch.where(plan.masked[..., None], predicted, batch.patches)
     visible = torch.where(plan.masked[..., None], torch.full_like(batch.patches, torch.nan), batch.patches)

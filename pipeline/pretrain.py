@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from pipeline.history import History
 from pipeline.loader import Batch, PatchLoader, rows_of
 from pipeline.masking import keyed_uniform
 from pipeline.meters import EpochMeter
-from pipeline.methods import METHODS, Method, Shape
+from pipeline.methods import METHODS, Masking, Method, Shape
 from pipeline.noise_scale import NoiseScale
 from pipeline.optim import learning_rate, parameter_groups
 from pipeline.pictures import draw_reconstructions
@@ -283,7 +283,7 @@ class Pretraining:
         dsc = torch.full((1,), -1.0, device=self.session.device) * (self.session.rank == 0)
         if self.probe is not None:
             dsc[0] = self.probe.dsc(model.encoder)
-        if self.session.rank == 0 and self.settings.pictures:
+        if self.session.rank == 0 and self.settings.pictures and isinstance(model, Masking):
             samples = self.loader.some(self.settings.pictures)
             draw_reconstructions(model, self.loader.gather(samples), ratio, strength, self.seed, self._picture(epoch))
         value = float(sum_over_workers(self.session, dsc))
@@ -293,7 +293,7 @@ class Pretraining:
         return UPath(self.task.folder) / "pictures" / f"epoch_{epoch:05d}.png"
 
     def _smoothed(self) -> Method:
-        return self.model if self.average is None else self.average.module
+        return self.model if self.average is None else cast(Method, self.average.module)
 
     def _should_stop(self, record: dict[str, Any]) -> bool:
         if "probe_dsc" not in record:

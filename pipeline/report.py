@@ -84,8 +84,8 @@ def _labels(cases: pd.DataFrame) -> dict[str, int]:
     """Labels used for training and for choosing, by split."""
     if "labelled_used" not in cases:
         return {}
-    used = cases[cases["labelled_used"].astype(bool) & cases["split"].isin(["train", "val"])]
-    return {str(split): int(count) for split, count in used["split"].value_counts(sort=False).items()}
+    used = cases.loc[cases["labelled_used"].astype(bool), "split"]
+    return {split: int((used == split).sum()) for split in ("train", "val") if (used == split).any()}
 
 
 def _hit_rates(data: ReportData) -> list[tuple[str, list[float | None]]]:

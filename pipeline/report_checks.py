@@ -55,10 +55,13 @@ def _pretraining(data: ReportData) -> list[str]:
 
 
 def _test(data: ReportData) -> list[str]:
-    if "dsc" not in data.scored:
-        return []
-    scores = data.scored["dsc"].dropna()
-    missed = int((scores < 0.05).sum())
+    notes = []
+    test = (data.metrics.get("segmentation") or {}).get("test") or {}
+    false, free = test.get("false_positive_rate"), test.get("lesion_free_cases")
+    if false is not None and false > 0.5:
+        notes.append(f"The segmenter finds a lesion in {false:.0%} of the {free} lesion-free test cases.")
+    scores = data.scored["dsc"].dropna() if "dsc" in data.scored else []
+    missed = sum(score < 0.05 for score in scores)
     if len(scores) and missed / len(scores) > 0.1:
-        return [f"{missed} of {len(scores)} test lesions were missed altogether (DSC below .05)."]
-    return []
+        notes.append(f"{missed} of {len(scores)} test lesions were missed altogether (DSC below .05).")
+    return notes

@@ -169,7 +169,7 @@ def _run(
         )
     results = tuner.fit()
     trials = []
-    for result in results:
+    for result in (results[number] for number in range(len(results))):
         if result.metrics is None or METRIC not in result.metrics:
             continue
         fields = dict(result.config or {})

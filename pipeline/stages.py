@@ -235,7 +235,7 @@ class Pipeline:
         if not self.splits.trainable:
             counts = ", ".join(f"{part} {len(self.splits.labelled(part))}" for part in ("train", "val", "test"))
             raise RunError(
-                f"training needs labelled cases in each of train, val and test (there are: {counts}); add labelled cases "
+                f"training needs labelled cases in each of train, val and test (there are: {counts}); add labels "
                 "or give data.splits. Preprocessing and scores do not need them"
             )
 

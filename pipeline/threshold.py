@@ -53,10 +53,24 @@ class ThresholdCounts:
 
 @dataclass(frozen=True)
 class Choice:
-    """A threshold for each region, and the mean DSC over the lesion cases (and regions) there; None without any."""
+    """A threshold for each region, and the DSC there.
+
+    Attributes:
+        thresholds: one a region.
+        cases: DSC of each lesion case, the mean over its regions; () without any.
+    """
 
     thresholds: tuple[float, ...]
-    dsc: float | None
+    cases: tuple[float, ...] = ()
+
+    @property
+    def dsc(self) -> float | None:
+        """Mean DSC over the lesion cases; None without any."""
+        return float(np.mean(self.cases)) if self.cases else None
+
+    def as_good_as(self, other: Choice) -> bool:
+        """Whether this falls short of the other, on the same cases, by no more than one standard error."""
+        return len(self.cases) == 0 or _within_error(np.array(other.cases) - np.array(self.cases))
 
 
 def choose_thresholds(dsc: np.ndarray) -> Choice:
@@ -68,17 +82,21 @@ def choose_thresholds(dsc: np.ndarray) -> Choice:
     Args:
         dsc: float [cases, R, thresholds], NaN where a case lacks the region.
     """
-    chosen, reached = [], []
+    chosen = []
     for region in range(dsc.shape[1]):
         values = dsc[~np.isnan(dsc[:, region, 0]), region]
         if not len(values):
-            chosen.append(DEFAULT)
+            chosen.append(THRESHOLDS.index(DEFAULT))
             continue
         means = values.mean(0)
-        loss = values[:, [means.argmax()]] - values
-        error = loss.std(0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.zeros(len(means))
-        good = np.flatnonzero(loss.mean(0) <= error + 1e-12)
-        best = min(good, key=lambda number: (abs(THRESHOLDS[number] - DEFAULT), -means[number]))
-        chosen.append(THRESHOLDS[best])
-        reached.append(float(means[best]))
-    return Choice(tuple(chosen), float(np.mean(reached)) if reached else None)
+        good = [n for n in range(len(THRESHOLDS)) if _within_error(values[:, means.argmax()] - values[:, n])]
+        chosen.append(min(good, key=lambda n: (abs(THRESHOLDS[n] - DEFAULT), -means[n])))
+    reached = dsc[:, np.arange(len(chosen)), chosen]  # [cases, regions]
+    reached = np.nanmean(reached[~np.isnan(reached).all(1)], axis=1)
+    return Choice(tuple(THRESHOLDS[n] for n in chosen), tuple(map(float, reached)))
+
+
+def _within_error(loss: np.ndarray) -> bool:
+    """Whether a loss, case by case, is at most one standard error of its mean."""
+    error = loss.std(ddof=1) / np.sqrt(len(loss)) if len(loss) > 1 else 0.0
+    return bool(loss.mean() <= error + 1e-12)

@@ -12,7 +12,7 @@ def number(value: Any, digits: int = 3) -> str:
         return "–"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
-    if float(value).is_integer() and abs(value) >= 2:
+    if isinstance(value, int) or (value.is_integer() and abs(value) >= 2):
         return f"{int(value):,}".replace(",", "\u2009")
     return f"{value:.{digits}f}" if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.2e}"
 

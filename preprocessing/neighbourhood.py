@@ -19,8 +19,9 @@ def directions(dims: int) -> list[tuple[int, ...]]:
 
 
 def _pool(values: Tensor, width: int) -> Tensor:
-    pool = (F.avg_pool2d, F.avg_pool3d)[values.ndim - 4]
-    return pool(values, width, stride=1, padding=width // 2)
+    dims = values.ndim - 2
+    padded = F.pad(values, [width // 2] * 2 * dims)  # the pools' own padding refuses grids smaller than the width
+    return (F.avg_pool2d, F.avg_pool3d)[dims - 2](padded, width, stride=1)
 
 
 def masked_mean(values: Tensor, weight: Tensor, width: int) -> Tensor:

@@ -141,7 +141,7 @@ def cluster_scores(
         seed: of the run.
     """
     generator = torch.Generator().manual_seed(seed)
-    mean, sd = points.mean(0), points.std(0, correction=0).clamp_min(1e-6)
+    mean, sd = _moments(points)
     standard = _standardise(points, mean, sd)
     temperature = settings.temperature if settings.assign == "soft" else 0.0
     books = tuple(
@@ -150,6 +150,11 @@ def cluster_scores(
     )
     scores = tuple(rank(soft_assign(standard, book, temperature)) for book in books)
     return CodeBooks(mean, sd, books, scores, temperature)
+
+
+def _moments(points: Tensor) -> tuple[Tensor, Tensor]:
+    mean = points.mean(0)
+    return mean, (points - mean).square().mean(0).sqrt().clamp_min(1e-6)
 
 
 def _standardise(points: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
@@ -193,7 +198,7 @@ def fit_selection(
     weights = rule_weights(settings.rule, settings.location_prior)
     asked = rule_features(settings.rule, settings.location_prior)
     evidence = _rows(table.values, chosen, table.columns(asked))
-    evidence = _standardise(evidence, evidence.mean(0), evidence.std(0, correction=0).clamp_min(1e-6))
+    evidence = _standardise(evidence, *_moments(evidence))
     points = _points(table, chosen, settings, tokens)
     return cluster_scores(points, lambda membership: rank_clusters(weights, evidence, membership), settings, seed)
 

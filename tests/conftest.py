@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.tiny import Tiny
 
 _ROOT = Path(__file__).resolve().parent.parent
 _QUIET = {
@@ -48,3 +52,11 @@ def busi_root() -> Path:
 def busi_original_root() -> Path:
     """Eight BUSI cases as published: original sizes, 1-bit, RGB and RGBA masks."""
     return _data("busi_original_size")
+
+
+@pytest.fixture(scope="session")
+def tiny(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """A tiny preprocessed data set, shared by the tests that train; not to be changed."""
+    from tests.tiny import make_tiny
+
+    return make_tiny(tmp_path_factory.mktemp("tiny"))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.methods.base import Method, Shape, StepResult
+from pipeline.methods.base import Masking, Method, Shape, StepResult
 from pipeline.methods.mps_ams import MpsAms
 
 METHODS: dict[str, type[Method]] = {"mps_ams": MpsAms}
 
-__all__ = ["METHODS", "Method", "Shape", "StepResult"]
+__all__ = ["METHODS", "Masking", "Method", "Shape", "StepResult"]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.loader import Batch
+from pipeline.masking import MaskPlan
 from pipeline.models.encoder import Encoder
 from preprocessing.cache import PatchCache
 from preprocessing.patchify import grid_coords
@@ -67,3 +68,17 @@ class Method(nn.Module):
     def forward(self, batch: Batch, ratio: float, strength: float, seed: int) -> StepResult:
         """Loss of a batch at a masking ratio and a selection strength."""
         raise TypeError(f"{type(self).__name__} must define forward")
+
+
+class Masking(Method):
+    """A method that masks patches and reconstructs them, which can be drawn."""
+
+    shape: Shape
+
+    def plan(self, batch: Batch, ratio: float, strength: float, seed: int) -> MaskPlan:
+        """The batch's masks."""
+        raise TypeError(f"{type(self).__name__} must define plan")
+
+    def reconstruct(self, batch: Batch, plan: MaskPlan) -> Tensor:
+        """Predicted patches [b, N, D], in the intensities of the batch."""
+        raise TypeError(f"{type(self).__name__} must define reconstruct")

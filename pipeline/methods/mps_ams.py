@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.loader import Batch
 from pipeline.masking import MaskPlan, choose_mask, keyed_uniform
-from pipeline.methods.base import Method, Shape, StepResult
+from pipeline.methods.base import Masking, Shape, StepResult
 from pipeline.models.encoder import Encoder
 from pipeline.models.mae import MaskedAutoencoder
 from pipeline.tokens import real_pixels
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _NOISE, _COIN = 1, 2  # streams of the keyed noise
 
 
-class MpsAms(Method):
+class MpsAms(Masking):
     """Selection and schedule are switched off by `mask.strength` = 0 and a constant `mask.ratio`."""
 
     coords: Tensor
@@ -42,6 +42,14 @@ class MpsAms(Method):
         coin = keyed_uniform(seed, batch.position, 1, _COIN)
         strengths = torch.where(coin < self.random_share, 0.0, strength)
         return choose_mask(batch.valid >= 128, batch.scores, noise, ratio, strengths)
+
+    def reconstruct(self, batch: Batch, plan: MaskPlan) -> Tensor:
+        """Predicted patches [b, N, D]; with normalised targets put back to each patch's own mean and spread."""
+        predicted = self.autoencoder.reconstruct(batch.patches, self.coords, plan)
+        if self.autoencoder.settings.target == "normalised":
+            spread, mean = torch.std_mean(batch.patches, dim=-1, keepdim=True)
+            return predicted * spread + mean
+        return predicted
 
     def forward(self, batch: Batch, ratio: float, strength: float, seed: int) -> StepResult:
         plan = self.plan(batch, ratio, strength, seed)

@@ -25,7 +25,7 @@ from preprocessing.settings import Settings
 class SegmenterSettings(Settings):
     """Widths of the convolutional part."""
 
-    stem: int = Field(16, ge=1, description="Channels of stem and decoder at full resolution; doubled at each step.")
+    stem: int = Field(8, ge=1, description="Channels of stem and decoder at full resolution; doubled at each step.")
     width: int = Field(64, ge=1, description="Most channels that any step of the stem or decoder has.")
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.metrics import case_metrics
-from pipeline.threshold import DEFAULT, THRESHOLDS, ThresholdCounts, choose_thresholds
+from pipeline.threshold import DEFAULT, THRESHOLDS, Choice, ThresholdCounts, choose_thresholds
 
 
 def test_counts_give_each_cases_dsc_whatever_the_batches() -> None:
@@ -58,3 +58,19 @@ def test_without_lesion_cases_there_is_no_dsc() -> None:
 
 def test_a_single_case_gives_its_best_threshold() -> None:
     assert choose_thresholds(table({0.7: [0.9]})).thresholds == (0.7,)
+
+
+def test_regions_that_a_case_lacks_do_not_count() -> None:
+    dsc = np.stack([table({0.3: [0.8, 0.6]})[:, 0], table({0.6: [0.4, 0.2]})[:, 0]], axis=1)
+    dsc[1, 1] = np.nan
+    choice = choose_thresholds(dsc)
+    assert choice.thresholds == (0.3, 0.6)
+    assert choice.cases == pytest.approx((0.6, 0.6))
+
+
+def test_as_good_as_is_within_one_standard_error() -> None:
+    peak = Choice((0.5,), (0.8, 0.6, 0.7, 0.5))
+    assert Choice((0.5,), (0.9, 0.4, 0.7, 0.5)).as_good_as(peak)  # 0.025 less, standard error 0.063
+    assert not Choice((0.5,), (0.75, 0.55, 0.65, 0.44)).as_good_as(peak)  # a little less everywhere
+    assert not Choice((0.5,), (0.59,)).as_good_as(Choice((0.5,), (0.6,)))
+    assert Choice((0.5,)).as_good_as(Choice((0.5,)))

@@ -145,6 +145,9 @@ def test_a_changed_file_or_setting_rebuilds_and_says_why(copies):
     assert after.fingerprint != before.fingerprint
     with pytest.raises(RunError, match="rewritten"):
         before.read_block(0)
+    mask = root / "benign" / "benign (1)_mask.png"
+    Image.fromarray(np.asarray(Image.open(mask))[::-1]).save(mask)
+    assert "benign (1)_mask.png" in build(root, where)[1][0]
     _, said = build(root, where, SETTINGS.model_copy(update={"high": 99.0}))
     assert "cache.high was 99.5, is 99.0" in said[0]
     assert "up to date" in build(root, where, SETTINGS.model_copy(update={"high": 99.0, "compression": 9}))[1][0]

@@ -76,7 +76,7 @@ def blobs(
     centres = np.stack([rng.uniform(0.35, 0.65, count) * n for n in size], 1)
     apart = axes[None] - centres.reshape(count, len(size), *[1] * len(size))
     label = ((apart**2).sum(1) < (0.17 * min(size)) ** 2).astype(np.uint8)
-    images = 0.55 + 0.35 * (label[:, None] * (1 if bright else -1)) + rng.normal(0, 0.08, (count, channels, *size))
+    images = 0.55 + (0.35 if bright else -0.35) * label[:, None] + rng.normal(0, 0.08, (count, channels, *size))
     return images.clip(0, 1).astype(np.float32), label
 
 
