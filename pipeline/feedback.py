@@ -29,7 +29,7 @@ class FeedbackSettings(Settings):
     tolerance: float = Field(
         0.02,
         ge=0,
-        description="Fall of the loss that counts as progress, or rise of the noise scale that still counts as low; relative.",
+        description="Relative fall of the loss that counts as progress, or rise of the noise scale that is still low.",
     )
     smoothing: float = Field(0.7, ge=0, lt=1, description="Weight of the past in the running mean of the noise scale.")
 

@@ -141,7 +141,7 @@ class PatchLoader:
         self._cache, self._settings, self._seed = cache, settings, seed
         self._samples = np.asarray(samples, np.int64)
         self._global_batch, self._rank, self._workers = global_batch, rank, workers
-        self._device, self._scores = torch.device(device), scores
+        self._device, self.scores = torch.device(device), scores
         self._block = cache.samples["block"].to_numpy()
         self._row = cache.samples["row"].to_numpy()
         self._memory = BlockMemory(cache, settings.memory_mb * 2**20)
@@ -247,7 +247,7 @@ class PatchLoader:
             label=stack("label"),
             labelled=stack("labelled"),
             box=stack("box"),
-            scores=None if self._scores is None else move(np.asarray(self._scores[sample], np.float32)),
+            scores=None if self.scores is None else move(np.asarray(self.scores[sample], np.float32)),
         )
 
 

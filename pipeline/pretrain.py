@@ -7,7 +7,7 @@ seen, so the same training comes out of any number of workers and of any restart
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from pipeline.optim import learning_rate, parameter_groups
 from pipeline.pictures import draw_reconstructions
 from pipeline.precision import Autocast
 from pipeline.probe import Probe
+from pipeline.refresh import refresh_scores, refreshed_scores
 from pipeline.schedule import round_to_level, value_at
 from pipeline.session import Session, sum_over_workers, together
 from pipeline.tokens import Mirror
@@ -89,7 +90,7 @@ class Pretraining:
         self.loader = self._loader(splits)
         epoch, batch = self.loader.epoch_samples, self.settings.batch
         self.total = -(-self.settings.epochs * epoch // batch) * batch
-        self.position, self.best, self.worse = 0, -1.0, 0
+        self.position, self.best, self.worse, self.stopped = 0, -1.0, 0, False
         self.trail: list[tuple[float, float, float]] = []  # (progress, ratio, strength) as they were, an epoch each
         self.feedback = FeedbackRatio(config.mask.feedback, config.mask.ratio.start, config.mask.ratio.end)
         self._build()
@@ -106,29 +107,58 @@ class Pretraining:
         self._resume()
         history = History(UPath(self.task.folder) if self.session.rank == 0 else None, self.position)
         record: dict[str, Any] = {}
-        began, self.loader.waited = time.perf_counter(), 0.0
-        start = self.position
-        for batch in self.loader.batches(self.position, self.total):
+        for end in self._sections():
+            record = self._train_until(end, history) or record
+            if self.stopped:
+                break
+        history.close()
+        if self.session.rank == 0:
+            self._export()
+        return record
+
+    def _sections(self) -> Iterator[int]:
+        """Where to train to: the whole way, or to the clustering on the encoder's tokens and on from there."""
+        refresh = self.config.selection.refresh if self.config.mask.selects else 0.0
+        if refresh:
+            at = -(-round(refresh * self.total) // self.settings.batch) * self.settings.batch
+            folder = UPath(self.task.folder) / "refreshed"
+            if self.position < at:
+                yield at
+                if self.session.rank == 0:
+                    features = str(UPath(self.task.scores[selection_key(self.config)]).parent)
+                    refresh_scores(
+                        self.config,
+                        self.cache,
+                        self.loader,
+                        self._smoothed().encoder,
+                        self.shape.coords().to(self.session.device),
+                        self.cases,
+                        features,
+                        folder,
+                    )
+            sum_over_workers(self.session, torch.zeros(1, device=self.session.device))  # all wait for rank 0
+            self.loader.scores = refreshed_scores(folder)
+        yield self.total
+
+    def _train_until(self, end: int, history: History) -> dict[str, Any]:
+        record: dict[str, Any] = {}
+        start, began, self.loader.waited = self.position, time.perf_counter(), 0.0
+        for batch in self.loader.batches(self.position, end):
             first, self.position = self.position, self.position + self.settings.batch
             self._step(batch, first)
             epoch = self.position // self.loader.epoch_samples
-            if epoch == first // self.loader.epoch_samples and self.position < self.total:
+            if epoch == first // self.loader.epoch_samples and self.position < end:
                 continue
             self._check_losses()
-            seconds = time.perf_counter() - began
-            record = self._end_epoch(epoch, first, seconds, self.position - start)
+            record = self._end_epoch(epoch, first, time.perf_counter() - began, self.position - start)
             history.append(record)
-            stop = self._should_stop(record)
-            last = stop or self.position >= self.total
-            self.session.report(
-                {**record, "trail": self.trail},
-                self._write if last or epoch % self.settings.checkpoint_every == 0 else None,
-            )
-            if stop:
+            self.stopped = self._should_stop(record)
+            last = self.stopped or self.position >= end
+            write = self._write if last or epoch % self.settings.checkpoint_every == 0 else None
+            self.session.report({**record, "trail": self.trail}, write)
+            if self.stopped:
                 break
-            began, self.loader.waited, start = time.perf_counter(), 0.0, self.position
-        if self.session.rank == 0:
-            self._export()
+            start, began, self.loader.waited = self.position, time.perf_counter(), 0.0
         return record
 
     def ratio(self, progress: float) -> float:
@@ -143,11 +173,11 @@ class Pretraining:
 
     def _loader(self, splits: Splits) -> PatchLoader:
         config, session = self.config, self.session
-        cases = splits.pretraining(include_test=self.settings.include_test)
+        self.cases = splits.pretraining(include_test=self.settings.include_test)
         scores = ScoreTable.open(self.task.scores[selection_key(config)]).scores if config.mask.selects else None
         return PatchLoader(
             self.cache,
-            self.cache.sample_indices(cases),
+            self.cache.sample_indices(self.cases),
             config.loader,
             self.seed,
             self.settings.batch,

@@ -79,6 +79,18 @@ def test_a_training_that_was_killed_ends_like_an_undisturbed_one(tiny, tmp_path,
     assert timeless(tmp_path / "whole") == timeless(tmp_path / "killed")
 
 
+@pytest.mark.parametrize("killed_at", [2, 4])
+def test_clustering_again_on_the_encoders_tokens_is_resumed_too(tiny, tmp_path, killed_at):
+    fields = {"selection__refresh": 0.5, "mask__strength__start": 1.0, "pretrain__epochs": 6}
+    whole = pretrained(tiny.task(tmp_path / "whole", **fields), tmp_path / "whole")
+    plain = pretrained(tiny.task(tmp_path / "plain", **fields | {"selection__refresh": 0.0}), tmp_path / "plain")
+    assert not equal(whole, plain)
+    task = tiny.task(tmp_path / "killed", **fields)
+    with pytest.raises(Stopped):
+        pretrained(task, tmp_path, StopsAt(tmp_path / "killed" / "checkpoints", killed_at, False))
+    assert equal(whole, pretrained(task, tmp_path / "killed"))
+
+
 def test_accumulation_and_noise_measurement_change_nothing_but_rounding(tiny, tmp_path):
     plain = pretrained(tiny.task(tmp_path / "a", pretrain__noise_every=0), tmp_path / "a")
     other = pretrained(tiny.task(tmp_path / "b", pretrain__accumulate=2), tmp_path / "b")

@@ -11,7 +11,8 @@ from tests.pipeline.fake_cache import FakeCache
 
 
 @pytest.mark.parametrize(
-    ("size", "patch", "axis", "channels"), [((32, 24), (8, 4), 0, 1), ((32, 24), (8, 4), 1, 2), ((8, 8, 12), (4, 2, 4), 2, 2)]
+    ("size", "patch", "axis", "channels"),
+    [((32, 24), (8, 4), 0, 1), ((32, 24), (8, 4), 1, 2), ((8, 8, 12), (4, 2, 4), 2, 2)],
 )
 def test_a_mirrored_batch_is_the_mirrored_image(size, patch, axis, channels):
     cache = FakeCache(6, 3, size, patch, channels)
