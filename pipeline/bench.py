@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -12,23 +13,26 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
+from rich.console import Console
+from rich.table import Table
 from upath import UPath
 
+from pipeline.large_cache import enlarged
 from pipeline.loader import Batch
 from pipeline.methods.mps_ams import MpsAms
 from pipeline.overrides import with_fields
 from pipeline.pretrain import Pretraining, PretrainTask
 from pipeline.session import LocalSession
-from preprocessing.cache import FINGERPRINT_KEY, MANIFEST, PatchCache
-from preprocessing.splits import Splits
+from pipeline.stages import Pipeline, opened
+from preprocessing.errors import RunError
+from preprocessing.storage import write_text
 
 if TYPE_CHECKING:
     from pipeline.config import Config
 
 _STEPS, _ROUNDS = 8, 5
+_SMALL_MEMORY_MB = 16
 
 
 @dataclass(frozen=True)
@@ -91,60 +95,6 @@ def choosing(task: PretrainTask) -> dict[str, Figure]:
     }
 
 
-def enlarged(task: PretrainTask, folder: str, memory_mb: int, times: float) -> PretrainTask:
-    """The same task on a copy of its cache, repeated until it is `times` as large as the loader's memory.
-
-    Each shard is written once for each repetition, under new case names, all of them training cases.
-    """
-    cache = PatchCache.open(task.cache)
-    splits = Splits.read(task.splits)
-    train = set(splits.pretraining())
-    tables = []
-    for shard in cache.manifest["shards"]:
-        table = pq.read_table(f"{cache.root}/{shard['file']}")
-        tables.append(table.filter(pa.array([case in train for case in table["case"].to_pylist()])))
-    source = pa.concat_tables(tables)
-    decoded = source.num_rows * cache.tokens * (2 * cache.channels + 1) * int(torch.tensor(cache.patch).prod())
-    repeats = -(-int(memory_mb * 2**20 * times) // decoded)
-    rows = cache.manifest["shards"][0]["row_groups"][0]
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    shards, names = [], []
-    for number in range(repeats):
-        cases = [f"{case} copy {number}" for case in source["case"].to_pylist()]
-        table = source.set_column(source.schema.get_field_index("case"), source.schema.field("case"), pa.array(cases))
-        file = f"patches-{number:05d}.parquet"
-        table = table.replace_schema_metadata({FINGERPRINT_KEY: cache.fingerprint.encode()})
-        pq.write_table(table, f"{folder}/{file}", row_group_size=rows, compression="zstd", use_dictionary=False)
-        groups = [min(rows, table.num_rows - start) for start in range(0, table.num_rows, rows)]
-        shards.append({"file": file, "rows": table.num_rows, "row_groups": groups})
-        names += cases
-    labelled = dict.fromkeys(names, True)
-    split_table = splits.table.set_index("case").loc[source["case"].to_pylist()]
-    big = split_table.loc[split_table.index.repeat(1)].reset_index()
-    copies = [big.assign(case=[f"{case} copy {n}" for case in big["case"]]) for n in range(repeats)]
-    _write_side_tables(cache, folder, names, labelled)
-    manifest = cache.manifest | {"shards": shards, "samples": len(names), "cases": len(names)}
-    (Path(folder) / MANIFEST).write_text(json.dumps(manifest))
-    import pandas as pd
-
-    Splits(pd.concat(copies, ignore_index=True)).write(f"{folder}/splits.csv")
-    fields = {"loader.memory_mb": memory_mb, "mask.strength.start": 0.0, "mask.strength.end": 0.0}
-    return replace(task, config=with_fields(task.config, fields), cache=folder, splits=f"{folder}/splits.csv")
-
-
-def _write_side_tables(cache: PatchCache, folder: str, names: list[str], labelled: dict[str, bool]) -> None:
-    import pandas as pd
-
-    pd.DataFrame({"case": names, "labelled": [labelled[name] for name in names]}).to_parquet(f"{folder}/cases.parquet")
-    cache.rejected.to_parquet(f"{folder}/rejected.parquet")
-
-
-def write(figures: dict[str, Figure], path: UPath) -> None:
-    """{name: {value, unit, target}} as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({name: vars(figure) for name, figure in figures.items()}, indent=1))
-
-
 def _seconds(training: Pretraining, batches: Iterator[Batch]) -> float:
     began = time.perf_counter()
     for batch in islice(batches, _STEPS):
@@ -161,6 +111,46 @@ def _median(call: Callable[[], object], times: int) -> float:
     return statistics.median(spent)
 
 
-def for_bench(config: Config) -> Config:
-    """No probe and no picture in the timed steps."""
-    return with_fields(config, {"pretrain.probe_every": 0, "pretrain.pictures": 0, "pretrain.noise_every": 0})
+def bench(config: Config) -> None:
+    """Preprocess the configured data set, measure, print the table and write RUN_DIR/bench.json.
+
+    Raises:
+        RunError: a target is missed.
+    """
+    untimed = {"pretrain.probe_every": 0, "pretrain.pictures": 0, "pretrain.noise_every": 0}
+    config = with_fields(config, untimed)
+    with opened(config) as pipeline:
+        pipeline.preprocess()
+        task = pipeline.pretrain_task()
+        figures = pipeline_figures(pipeline)
+    figures |= choosing(task) | reading(task)
+    with tempfile.TemporaryDirectory() as folder:
+        large = reading(enlarged(task, folder, memory_mb=_SMALL_MEMORY_MB, times=4.0))
+    figures |= {f"{name}, cache 4 x memory": figure for name, figure in large.items()}
+    root = UPath(config.run.dir)
+    write_text(root / "bench.json", json.dumps({name: vars(figure) for name, figure in figures.items()}, indent=1))
+    Console(width=None if sys.stdout.isatty() else 110).print(_table(figures))
+    missed = [name for name, figure in figures.items() if not figure.met]
+    if missed:
+        raise RunError(f"targets missed: {', '.join(missed)}")
+
+
+def pipeline_figures(pipeline: Pipeline) -> dict[str, Figure]:
+    """What preprocessing left in the metrics, and how long opening the cache again takes."""
+    began = time.perf_counter()
+    pipeline.open_cache()
+    again = time.perf_counter() - began
+    selection = pipeline.folder.read_metrics().get("selection", {})
+    figures = {"cache reused": Figure(again, "s", "<=10")}
+    for name in ("lesion_hit_rate", "no_clusters", "random"):
+        if name in selection:
+            figures[f"{name} at 25 %"] = Figure(selection[name]["0.25"], "share of lesion patches")
+    return figures
+
+
+def _table(figures: dict[str, Figure]) -> Table:
+    table = Table("what", "value", "unit", "target", "")
+    for name, figure in figures.items():
+        verdict = "" if not figure.target else "met" if figure.met else "MISSED"
+        table.add_row(name, f"{figure.value:.4g}", figure.unit, figure.target, verdict)
+    return table

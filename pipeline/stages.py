@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -56,6 +57,10 @@ class Pipeline:
     @functools.cached_property
     def cache(self) -> PatchCache:
         """The patch cache, made if it is not up to date."""
+        return self.open_cache()
+
+    def open_cache(self) -> PatchCache:
+        """Check the cache against the files and settings, and make it where they differ."""
         cases, rejected = load_cases(self.config.data)
         with StageProgress("preprocess", len(cases), "cases") as progress:
             return build_cache(
@@ -109,7 +114,7 @@ class Pipeline:
         with self.folder.stage("search", {**self._data_inputs(), **sections}) as stage:
             if stage.done:
                 return
-            task = self._pretrain_task(self.config, stage.folder, space)
+            task = replace(self.pretrain_task(space), folder=str(stage.folder))
             settings = self.config.search
             with watching_trials("search", stage.folder / "trials", settings.epochs, settings.runs):
                 choice = search_schedule(task, space)
@@ -128,7 +133,7 @@ class Pipeline:
         with self.folder.stage("pretrain", self._pretrain_inputs()) as stage:
             if stage.done:
                 return
-            task = self._pretrain_task(config, stage.folder)
+            task = replace(self.pretrain_task(), folder=str(stage.folder))
             with watching("pretrain", stage.folder, config.pretrain.epochs):
                 train_group(
                     pretrain_loop,
@@ -208,13 +213,15 @@ class Pipeline:
         cases = self.splits.pretraining(self.config.pretrain.include_test)
         return score_cache(self.cache, cases, config.selection, self._scores_dir, self.config.run.seed)
 
-    def _pretrain_task(self, config: Config, folder: UPath, space: Space | None = None) -> PretrainTask:
-        """The task with a score table for every selection that the space may draw."""
+    def pretrain_task(self, space: Space | None = None) -> PretrainTask:
+        """The pretraining as configured or chosen; with a space, a score table for every selection that it may draw."""
+        config = self.config if space else self.searched
         scores = {}
-        for fields in choices(space.fields if space else {}, "selection."):
-            variant = with_fields(config, fields)
-            scores[selection_key(variant)] = self._scores(variant).root if config.mask.selects or space else ""
-        return PretrainTask(config, self.cache_dir, self.splits_file, scores, str(folder))
+        if config.mask.selects or space:
+            for fields in choices(space.fields if space else {}, "selection."):
+                variant = with_fields(config, fields)
+                scores[selection_key(variant)] = self._scores(variant).root
+        return PretrainTask(config, self.cache_dir, self.splits_file, scores, str(self.folder.root / "pretrain"))
 
     def _data_inputs(self) -> dict[str, Any]:
         return {

@@ -70,7 +70,7 @@ def selection_table(
     for name, change in variants.items():
         scores[name] = _fitted(table, train, plain.model_copy(update=change), seed)
     scores["as configured"] = _fitted(table, train, settings, seed)
-    scores["bound: same clusters ranked by the training labels"] = _by_labels(cache, table, train, settings, seed)
+    scores["same clusters, ranked by the training labels"] = _by_labels(cache, table, train, settings, seed)
     return pd.DataFrame({name: _row(ranked_hit_rate(s[test], truth)) for name, s in scores.items()}).T
 
 

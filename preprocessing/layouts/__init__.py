@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from pydantic import Field
 from upath import UPath
@@ -14,6 +16,7 @@ from preprocessing.duplicates import DuplicateSettings
 from preprocessing.errors import ConfigError
 from preprocessing.given_splits import find_leaks, read_given
 from preprocessing.layouts import busi, manifest
+from preprocessing.phantoms import write_busi_phantoms
 from preprocessing.splits import SplitSettings
 from preprocessing.storage import absolute
 
@@ -30,6 +33,9 @@ class DataSettings(SplitSettings, DuplicateSettings):
         (),
         description="Columns of the manifest that hold images; empty: `image`, or every column that is not reserved.",
     )
+    phantoms: int = Field(
+        0, ge=0, description="Phantoms to write to data.root, in the layout's own form, where that folder is missing."
+    )
     dims: int = Field(2, ge=2, le=3, description="Spatial axes of an image.")
 
 
@@ -39,6 +45,8 @@ LAYOUTS: dict[str, Layout] = {
     "busi": lambda data: busi.find(absolute(data.root)),
     "manifest": lambda data: manifest.find(absolute(data.root), data.manifest, data.modalities),
 }
+
+PHANTOMS: dict[str, Callable[[str, int, int], None]] = {"busi": write_busi_phantoms}
 
 
 def load_cases(data: DataSettings) -> tuple[list[Case], list[Rejection]]:
@@ -53,6 +61,8 @@ def load_cases(data: DataSettings) -> tuple[list[Case], list[Rejection]]:
         near = difflib.get_close_matches(data.layout, LAYOUTS, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         mistakes.append(f"data.layout: there is no layout {data.layout!r}, there are {', '.join(LAYOUTS)}{hint}")
+    if data.phantoms and data.root and data.layout in PHANTOMS and not UPath(data.root).exists():
+        _write_phantoms(data)
     if not data.root:
         mistakes.append("data.root is not set: give the folder of the scans, data.root=FOLDER")
     elif not UPath(data.root).is_dir():
@@ -70,6 +80,15 @@ def load_cases(data: DataSettings) -> tuple[list[Case], list[Rejection]]:
     if leaks:
         raise ConfigError(leaks)
     return sorted(cases, key=lambda case: case.id), rejected
+
+
+def _write_phantoms(data: DataSettings) -> None:
+    """Into a folder beside the root, renamed when all are there, so that a kill leaves no root with some."""
+    root = Path(data.root)
+    part = root.with_name(f"{root.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    PHANTOMS[data.layout](str(part), data.phantoms, 0)
+    part.rename(root)
 
 
 def _nearest(path: UPath) -> str:

@@ -47,3 +47,14 @@ def test_an_empty_place_takes_the_overall_statistics() -> None:
     population = sums.finish()
     assert population.mean[0, 7, 7] == pytest.approx(7.5)
     assert torch.isfinite(population.sd).all()
+
+
+def test_patches_count_by_their_share_of_real_pixels() -> None:
+    sums = StatisticsSum(1, (1, 1))
+    values, weight = torch.tensor([[[1.0, 3.0], [9.0, 50.0]]]), torch.tensor([[1.0, 0.5], [0.25, 0.0]])
+    sums.add(values, weight, torch.full((2, 2, 2), 0.5))
+    mean = np.average([1, 3, 9], weights=[1, 0.5, 0.25])
+    sd = np.sqrt(np.average((np.array([1, 3, 9]) - mean) ** 2, weights=[1, 0.5, 0.25]))
+    population = sums.finish()
+    assert population.mean.item() == pytest.approx(mean)
+    assert population.sd.item() == pytest.approx(sd)
