@@ -21,7 +21,6 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
-	@$(BIN)/python -m jobs.phantoms runs/demo/scans
 	@$(BIN)/python -m jobs.run configs/demo.yaml
 
 test: setup
@@ -31,7 +30,7 @@ test-all: setup
 	@$(BIN)/python -m pytest -m ''
 
 bench: setup
-	@$(BIN)/python -m jobs.benchmark configs/demo.yaml run.dir=runs/bench
+	@$(BIN)/python -m jobs.bench configs/demo.yaml run.dir=runs/bench
 
 check: setup
 	@$(BIN)/ruff format --check .

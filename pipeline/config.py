@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from pipeline.benchmark import BenchmarkSettings
 from pipeline.evaluate import EvaluateSettings
 from pipeline.feedback import FeedbackSettings
 from pipeline.finetune import FinetuneSettings
@@ -65,6 +66,7 @@ class Config(Settings):
     finetune: FinetuneSettings = Field(FinetuneSettings(), description="Fine-tuning for segmentation.")
     evaluate: EvaluateSettings = Field(EvaluateSettings(), description="Judging the segmenter on test cases.")
     predict: PredictSettings = Field(PredictSettings(), description="Prediction on new scans.")
+    benchmark: BenchmarkSettings = Field(BenchmarkSettings(), description="The comparison table.")
     resources: ResourceSettings = Field(ResourceSettings(), description="Workers, devices, number formats.")
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from upath import UPath
 
+from pipeline import benchmark as comparison
 from pipeline import evaluate as evaluation
 from pipeline import predict as prediction
 from pipeline.cluster import joined
@@ -41,6 +42,7 @@ from preprocessing.errors import RunError
 from preprocessing.layouts import load_cases
 from preprocessing.scores import ScoreTable, open_features, score_cache
 from preprocessing.splits import Splits, make_splits
+from preprocessing.storage import write_text
 from tune_spaces import SPACES, choices
 
 BEST_FILE, SPLITS_FILE, CONFIG_FILE = "best.yaml", "splits.csv", "config.yaml"
@@ -207,7 +209,7 @@ class Pipeline:
 
     @property
     def _scores_dir(self) -> str:
-        return str(self.folder.root / "scores")
+        return str(UPath(self.cache_dir) / "scores")
 
     def _scores(self, config: Config) -> ScoreTable:
         cases = self.splits.pretraining(self.config.pretrain.include_test)
@@ -252,7 +254,7 @@ def opened(config: Config) -> Iterator[Pipeline]:
     """The run's folder, locked, its resolved configuration written, and a Ray cluster joined or started."""
     folder = RunFolder(config.run.dir)
     with folder.locked() as token, joined(config.run.address):
-        (folder.root / CONFIG_FILE).write_text(dump(config))
+        write_text(folder.root / CONFIG_FILE, dump(config))
         yield Pipeline(config, folder, token)
 
 
@@ -262,6 +264,12 @@ def run(config: Config) -> None:
         for stage in (Pipeline.preprocess, Pipeline.search, Pipeline.pretrain, Pipeline.finetune, Pipeline.evaluate):
             stage(pipeline)
         pipeline.report()
+
+
+def benchmark(config: Config) -> None:
+    """Every cell of the comparison table, on one cluster."""
+    with joined(config.run.address):
+        comparison.benchmark(config, run)
 
 
 def _single(*stages: Callable[[Pipeline], None]) -> Callable[[Config], None]:

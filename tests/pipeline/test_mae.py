@@ -24,7 +24,7 @@ def inputs(tokens=20, token_dim=16, dims=2, real_tokens=20):
 @pytest.mark.parametrize("dims", [2, 3])
 def test_the_loss_equals_a_naive_loop(dims):
     model = build(dims)
-    patches, coords, plan, real = inputs(dims=dims, real_tokens=15)
+    patches, coords, plan, _real = inputs(dims=dims, real_tokens=15)
     pixels = torch.rand(3, 20, 16) < 0.8
     loss = model(patches, coords, plan, pixels)
     predicted = model.reconstruct(patches, coords, plan).detach()

@@ -1,0 +1,25 @@
+"""The comparison table: MPS-AMS, its halves, random masking and no pretraining, over several seeds.
+
+python -m jobs.benchmark CONFIG.yaml [key=value ...]
+
+Interrupted, the same command goes on where it stopped; table.md and table.csv grow with every finished run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jobs.cli import main
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
+
+def benchmark(config: Config) -> None:
+    from pipeline import stages  # brings Ray with it, which --help and a mistake need not wait for
+
+    stages.benchmark(config)
+
+
+if __name__ == "__main__":
+    main(benchmark, __doc__)

@@ -1,0 +1,121 @@
+import json
+
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from pipeline import stages
+from pipeline.config import Config
+from pipeline.history import read_history
+from pipeline.overrides import with_fields
+from pipeline.runfolder import RunFolder
+from preprocessing.errors import RunError
+from tests.tiny import FIELDS
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
+    """A whole run on the tiny phantoms, search included."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    config = with_fields(Config(), FIELDS | {"data.root": tiny.root, "run.dir": str(run)})
+    stages.run(config)
+    return config, run
+
+
+def test_a_run_leaves_everything_that_is_promised(finished):
+    config, run = finished
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert {"dsc", "ppv", "sen", "hd95", "cases"} <= metrics["segmentation"]["test"].keys()
+    assert metrics["selection"]["lesion_hit_rate"].keys() == {"0.1", "0.25", "0.5", "0.75"}
+    assert metrics["selection"]["lesion_hit_rate"]["0.25"] > metrics["selection"]["random"]["0.25"] + 0.2
+    assert {"samples_seen", "samples_per_second", "data_wait_fraction"} <= metrics["pretrain"].keys()
+    assert metrics["search"]["trials"] == 4
+    assert metrics["data"]["cases"] == 24
+    splits = pd.read_csv(run / "splits.csv")
+    assert metrics["data"]["splits"] == splits["split"].value_counts().to_dict()
+    assert "<html" in (run / "report.html").read_text()
+    assert yaml.safe_load((run / "config.yaml").read_text())["data"]["root"] == config.data.root
+
+
+def test_the_chosen_schedule_is_the_one_that_was_trained_with(finished):
+    _, run = finished
+    best = yaml.safe_load((run / "search" / "best.yaml").read_text())
+    inputs = json.loads((run / "pretrain" / "stage.json").read_text())["inputs"]
+    assert inputs["mask"]["ratio"]["family"] == best["mask.ratio.family"]
+    assert inputs["mask"]["ratio"]["start"] == best["mask.ratio.start"]
+
+
+def test_the_same_command_again_does_nothing(finished, capsys):
+    config, run = finished
+    before = {p: p.stat().st_mtime for p in run.rglob("model.safetensors")}
+    stages.run(config)
+    said = capsys.readouterr().out
+    assert all(f"{name}: already done" in said for name in ("selection", "search", "pretrain", "finetune", "evaluate"))
+    assert before == {p: p.stat().st_mtime for p in run.rglob("model.safetensors")}
+
+
+def test_a_changed_setting_redoes_what_depends_on_it_and_says_why(finished, capsys):
+    config, run = finished
+    stages.run(with_fields(config, {"finetune.lr": 5e-4}))
+    said = capsys.readouterr().out
+    assert "pretrain: already done" in said
+    assert "finetune: done again, since finetune.lr changed: 0.001 -> 0.0005" in said
+    assert "evaluate: done again" in said
+    stages.run(config)
+
+
+def test_predictions_have_the_images_own_size(finished, tmp_path):
+    config, run = finished
+    stages.predict(with_fields(config, {"predict.input": config.data.root, "predict.output": str(tmp_path)}))
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    assert len(table) == 24
+    row = table.iloc[0]
+    mask = Image.open(tmp_path / "masks" / f"{row['case']}.png")
+    assert mask.size == Image.open(row["file"]).size
+    assert set(mask.convert("L").tobytes()) <= {0, 255}
+
+
+def test_a_segmenter_is_evaluated_on_another_data_set(finished, tmp_path):
+    config, run = finished
+    other = with_fields(config, {"checkpoint": str(run / "finetune" / "segmenter"), "run.dir": str(tmp_path / "other")})
+    stages.evaluate(other)
+    metrics = RunFolder(str(tmp_path / "other")).read_metrics()["segmentation"]["test"]
+    assert metrics["cases"] + metrics["lesion_free_cases"] == 24
+
+
+def test_too_few_labels_stop_the_training_but_not_the_preprocessing(tiny, tmp_path, capsys):
+    rows = [f"a{i},benign/benign ({i}).png," for i in range(1, 8)] + ["b,benign/benign (8).png,benign/benign (8)_mask.png"]
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("case,image,label\n" + "\n".join(rows) + "\n")
+    import shutil
+
+    shutil.copytree(tiny.root, tmp_path / "scans")
+    shutil.copy(manifest, tmp_path / "scans" / "manifest.csv")
+    fields = {"data.layout": "manifest", "data.root": str(tmp_path / "scans"), "run.dir": str(tmp_path / "run")}
+    config = with_fields(Config(), FIELDS | fields)
+    stages.preprocess(config)
+    with pytest.raises(RunError, match="needs labelled cases in each of train, val and test"):
+        stages.finetune(config)
+
+
+def test_the_comparison_table_is_resumed(tiny, tmp_path, capsys, monkeypatch):
+    fields = {
+        "data.root": tiny.root,
+        "run.dir": str(tmp_path),
+        "benchmark.seeds": (0,),
+        "benchmark.arms": ("random_75", "scratch"),
+        "pretrain.epochs": 1,
+        "finetune.epochs": 1,
+        "pretrain.probe_every": 0,
+    }
+    config = with_fields(Config(), FIELDS | fields)
+    stages.benchmark(config)
+    stages.benchmark(config)
+    assert capsys.readouterr().out.count("finetune: already done") == 2
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert list(table["arm"]) == ["random_75", "scratch"]
+    assert table["samples_seen"].tolist()[1] == 0
+    assert "| scratch |" in (tmp_path / "table.md").read_text().replace("scratch |", "scratch |")
+    history = read_history(RunFolder(str(tmp_path / "cells" / "seed_0" / "random_75")).root / "pretrain")
+    assert history[0]["strength"] == 0
