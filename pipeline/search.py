@@ -1,14 +1,15 @@
-"""Search over mask schedules with Ray Tune: short pretrainings, each judged by the probe on the frozen encoder.
+"""Search with Ray Tune: over mask schedules by short pretrainings, each judged by the probe on its frozen encoder,
+and over the settings of fine-tuning, judged by the validation DSC.
 
 Trials share one cache and one score table a rule, and train in their own process. The best few are run again
-with fresh seeds before one is chosen, since a single short training's figure is noisy.
+with fresh seeds before one is chosen, since a single training's figure is noisy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import pandas as pd
 import torch
@@ -17,13 +18,55 @@ from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialSch
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from upath import UPath
 
+from pipeline.finetune import FinetuneTask, finetune_loop
+from pipeline.finetune_settings import FinetuneSettings
 from pipeline.group import per_worker
 from pipeline.overrides import field_value, with_fields
-from pipeline.pretrain import Pretraining, PretrainTask
-from pipeline.session import TuneSession
+from pipeline.pretrain import PretrainTask, pretrain_loop
+from pipeline.search_settings import SearchSettings
+from pipeline.session import Session, TuneSession
 from preprocessing.errors import RunError
 
-METRIC = "probe_dsc"
+Task = TypeVar("Task", PretrainTask, FinetuneTask)
+
+
+@dataclass(frozen=True)
+class Study(Generic[Task]):
+    """What is searched.
+
+    Attributes:
+        loop: trains one trial, as it trains a run.
+        metric: field of the loop's records, higher is better.
+        epochs: of a trial; grace: epochs before asha may stop one; every: epochs between reports.
+        fields: what differs from a run: dotted field -> value.
+    """
+
+    loop: Callable[[Task, Session], None]
+    metric: str
+    epochs: int
+    grace: int
+    every: int
+    fields: Mapping[str, Any]
+
+
+def schedule_study(settings: SearchSettings) -> Study[PretrainTask]:
+    """Short pretrainings, judged by the probe."""
+    fields = {
+        "pretrain.epochs": settings.epochs,
+        "pretrain.probe_every": settings.probe_every,
+        "pretrain.checkpoint_every": settings.probe_every,
+        "pretrain.patience": 0,
+        "pretrain.pictures": 0,
+        "resources.workers": 1,
+    }
+    return Study(pretrain_loop, "probe_dsc", settings.epochs, settings.grace, settings.probe_every, fields)
+
+
+def finetune_study(settings: FinetuneSettings) -> Study[FinetuneTask]:
+    """Whole fine-tunings (they are short), judged by the validation DSC."""
+    fields = {"finetune.patience": 0, "resources.workers": 1}
+    every = settings.validate_every
+    return Study(finetune_loop, "val_dsc", settings.epochs, max(every, settings.epochs // 3), every, fields)
 
 
 @dataclass(frozen=True)
@@ -47,25 +90,27 @@ class Choice:
     table: pd.DataFrame
 
 
-def search_schedule(task: PretrainTask, space: Space) -> Choice:
-    """Find the mask schedule whose short pretraining is judged best.
+def search(task: Task, study: Study[Task], space: Space) -> Choice:
+    """Find the fields whose training is judged best.
 
     Args:
-        task: the pretraining as configured; its epochs, probes and checkpoints are those of the search here.
+        task: the training as configured; its folder receives the trials.
+        study: how a trial trains and is judged.
         space: what may vary.
 
     Raises:
         RunError: no trial came to a result.
     """
     settings = task.config.search
-    task = _short(task)
+    task = replace(task, config=with_fields(task.config, study.fields))
     if settings.scheduler == "pbt":
         task, space = _momentary(task), Space(space.mutations, space.mutations)
     own = {path: field_value(task.config, path) for path in space.fields}
-    trials = _run(task, "search", space.fields, settings.trials, _scheduler(task, space), own)
+    trials: list[_Trial] = _run(
+        task, study, "search", space.fields, settings.trials, _scheduler(settings, study, space), own
+    )
     if settings.scheduler == "pbt":
-        replayed = [_as_piecewise(trial) for trial in trials]
-        trials = [replace(trial, fields=fields) for trial, fields in zip(trials, replayed, strict=True)]
+        trials = [replace(trial, fields=_as_piecewise(trial) if trial.trail else trial.fields) for trial in trials]
     best = sorted(trials, key=lambda trial: -trial.dsc)[: settings.finalists]
     if settings.repeats == 0 or len(best) == 1:
         return Choice(best[0].fields, _table(trials))
@@ -74,7 +119,7 @@ def search_schedule(task: PretrainTask, space: Space) -> Choice:
         "candidate": tune.grid_search(list(range(len(candidates)))),
         "seed": tune.grid_search([task.config.run.seed + 1000 + n for n in range(settings.repeats)]),
     }
-    again = _run(task, "finalists", grid, 1, None, None, candidates)
+    again: list[_Trial] = _run(task, study, "finalists", grid, 1, None, None, candidates)
     means = [_mean([t.dsc for t in again if t.fields == fields]) for fields in candidates]
     return Choice(candidates[means.index(max(means))], _table([*trials, *again]))
 
@@ -90,42 +135,27 @@ class _Trial:
     trail: Sequence[tuple[float, float, float]] = ()
 
 
-def _short(task: PretrainTask) -> PretrainTask:
-    settings = task.config.search
-    fields = {
-        "pretrain.epochs": settings.epochs,
-        "pretrain.probe_every": settings.probe_every,
-        "pretrain.checkpoint_every": settings.probe_every,
-        "pretrain.patience": 0,
-        "pretrain.pictures": 0,
-        "resources.workers": 1,
-    }
-    return replace(task, config=with_fields(task.config, fields))
-
-
-def _momentary(task: PretrainTask) -> PretrainTask:
+def _momentary(task: Task) -> Task:
     """Ratio and strength are what `start` says at the moment, so that a population can change them on the way."""
     constant = {"mask.ratio.family": "constant", "mask.strength.family": "constant", "mask.feedback.signal": "none"}
     return replace(task, config=with_fields(task.config, constant))
 
 
-def _trial(config: dict[str, Any], task: PretrainTask, candidates: Sequence[dict[str, Any]], threads: int) -> None:
-    """One short pretraining in this process."""
+def _trial(
+    config: dict[str, Any], task: Task, study: Study[Task], candidates: Sequence[dict[str, Any]], threads: int
+) -> None:
+    """One training in this process."""
     torch.set_num_threads(threads)
     fields = dict(config)
     if candidates:
         fields = candidates[fields.pop("candidate")] | {"run.seed": fields.pop("seed")}
     folder = UPath(task.folder) / "trials" / tune.get_context().get_trial_name()
-    training = Pretraining(
-        replace(task, config=with_fields(task.config, fields), folder=str(folder)), TuneSession(METRIC)
-    )
-    if training.probe is None:
-        raise RunError("the search needs labelled lesions in at least two groups of training or validation cases")
-    training.run()
+    study.loop(replace(task, config=with_fields(task.config, fields), folder=str(folder)), TuneSession(study.metric))
 
 
 def _run(
-    task: PretrainTask,
+    task: Task,
+    study: Study[Task],
     stage: str,
     space: Mapping[str, Any],
     samples: int,
@@ -138,7 +168,8 @@ def _run(
     _, gpu = per_worker(task.config.resources)
     needs = {"CPU": settings.cpus_per_trial} | ({"GPU": settings.gpus_per_trial} if gpu else {})
     trainable = tune.with_resources(
-        tune.with_parameters(_trial, task=task, candidates=candidates, threads=settings.cpus_per_trial), needs
+        tune.with_parameters(_trial, task=task, study=study, candidates=candidates, threads=settings.cpus_per_trial),
+        needs,
     )
     folder = UPath(task.folder) / stage
     if tune.Tuner.can_restore(str(folder)):
@@ -148,7 +179,7 @@ def _run(
             trainable,
             param_space=dict(space),
             tune_config=tune.TuneConfig(
-                metric=METRIC,
+                metric=study.metric,
                 mode="max",
                 num_samples=samples,
                 scheduler=scheduler,
@@ -170,7 +201,7 @@ def _run(
     results = tuner.fit()
     trials = []
     for result in (results[number] for number in range(len(results))):
-        if result.metrics is None or METRIC not in result.metrics:
+        if result.metrics is None or study.metric not in result.metrics:
             continue
         fields = dict(result.config or {})
         seed = fields.pop("seed", task.config.run.seed)
@@ -182,7 +213,7 @@ def _run(
                 UPath(result.path).name,
                 stage,
                 seed,
-                metrics[METRIC],
+                metrics[study.metric],
                 metrics["epoch"],
                 fields,
                 metrics.get("trail", ()),
@@ -194,13 +225,12 @@ def _run(
     return trials
 
 
-def _scheduler(task: PretrainTask, space: Space) -> TrialScheduler:
-    settings = task.config.search
+def _scheduler(settings: SearchSettings, study: Study[Any], space: Space) -> TrialScheduler:
     if settings.scheduler == "asha":
-        return ASHAScheduler(time_attr="epoch", max_t=settings.epochs, grace_period=settings.grace, reduction_factor=2)
+        return ASHAScheduler(time_attr="epoch", max_t=study.epochs, grace_period=study.grace, reduction_factor=2)
     return PopulationBasedTraining(
         time_attr="epoch",
-        perturbation_interval=settings.probe_every,
+        perturbation_interval=study.every,
         hyperparam_mutations=dict(space.mutations),
         synch=True,  # two trials at a time could not exchange anything otherwise
     )

@@ -13,6 +13,7 @@ class SearchSettings(Settings):
     """Short pretrainings, each judged by the probe on its frozen encoder; test cases are never read."""
 
     enabled: bool = Field(True, description="Search before pretraining; off: the configuration's own schedule is used.")
+    finetune: bool = Field(False, description="Also search the fine-tuning's settings, between pretraining and it.")
     scheduler: Literal["asha", "pbt"] = Field(
         "asha",
         description="asha stops the worse trials early; pbt discovers a schedule while training, kept as piecewise.",

@@ -32,7 +32,8 @@ from pipeline.pretrain import PretrainTask, pretrain_loop, selection_key
 from pipeline.progress import StageProgress
 from pipeline.report import write_report
 from pipeline.runfolder import RunFolder
-from pipeline.search import Space, search_schedule
+from pipeline.search import Space, Study, finetune_study, schedule_study
+from pipeline.search import search as search_space
 from pipeline.selection_report import report_selection
 from pipeline.watch import watching, watching_trials
 from preprocessing.build import build_cache
@@ -83,11 +84,13 @@ class Pipeline:
 
     @functools.cached_property
     def searched(self) -> Config:
-        """The configuration with what the search chose, if there was one."""
-        record = self.folder.stage_record("search")
-        if not self.config.search.enabled or record is None or not record["done"]:
-            return self.config
-        return with_fields(self.config, yaml.safe_load((self.folder.root / "search" / BEST_FILE).read_text()))
+        """The configuration with what the searches chose, where there were any."""
+        settings, config = self.config.search, self.config
+        for name, wanted in (("search", settings.enabled), ("search_finetune", settings.finetune)):
+            record = self.folder.stage_record(name)
+            if wanted and record is not None and record["done"]:
+                config = with_fields(config, yaml.safe_load((self.folder.root / name / BEST_FILE).read_text()))
+        return config
 
     def preprocess(self) -> None:
         """Scans to patch cache, splits and lesion scores; hit rates on the test cases' labels."""
@@ -110,21 +113,36 @@ class Pipeline:
             print("search: switched off, the configured mask schedule is used")
             return
         self._needs_labels()
-        module = SPACES["mask_schedule"]
-        space = Space(module.space(), module.mutations())
         sections = self._sections("selection", "mask", "model", "decoder", "pretrain", "search")
         with self.folder.stage("search", {**self._data_inputs(), **sections}) as stage:
             if stage.done:
                 return
-            task = replace(self.pretrain_task(space), folder=str(stage.folder))
-            settings = self.config.search
-            with watching_trials("search", stage.folder / "trials", settings.epochs, settings.runs):
-                choice = search_schedule(task, space)
-            (stage.folder / "trials.csv").write_text(choice.table.to_csv(index=False))
-            (stage.folder / BEST_FILE).write_text(yaml.safe_dump(json.loads(json.dumps(choice.fields))))
-            best = {"dsc": float(choice.table["dsc"].max()), **choice.fields}
-            self.folder.merge_metrics({"search": {"trials": len(choice.table), "best": best}})
+            space = space_of("mask_schedule")
+            study = schedule_study(self.config.search)
+            self._search(replace(self.pretrain_task(space), folder=str(stage.folder)), study, space, "search")
         self.__dict__.pop("searched", None)
+
+    def search_finetune(self) -> None:
+        """Fine-tunings from the pretrained encoder to choose the fine-tuning's settings by."""
+        if not self.config.search.finetune:
+            return
+        self._needs_labels()
+        with self.folder.stage("search_finetune", self._finetune_inputs() | self._sections("search")) as stage:
+            if stage.done:
+                return
+            space = space_of("finetune")
+            study = finetune_study(self.config.finetune)
+            self._search(self._finetune_task(stage.folder), study, space, "search_finetune")
+        self.__dict__.pop("searched", None)
+
+    def _search(self, task: Any, study: Study[Any], space: Space, name: str) -> None:
+        folder, settings = UPath(task.folder), self.config.search
+        with watching_trials(name, folder / "trials", study.epochs, settings.runs, study.metric):
+            choice = search_space(task, study, space)
+        write_text(folder / "trials.csv", choice.table.to_csv(index=False))
+        write_text(folder / BEST_FILE, yaml.safe_dump(json.loads(json.dumps(choice.fields))))
+        best = {"dsc": float(choice.table["dsc"].max()), **choice.fields}
+        self.folder.merge_metrics({name: {"trials": len(choice.table), "best": best}})
 
     def pretrain(self) -> None:
         """Masked-image pretraining on the training images."""
@@ -152,15 +170,11 @@ class Pipeline:
         """Segmenter from the pretrained encoder and the labelled cases."""
         self._needs_labels()
         config = self.searched
-        inputs = {**self._pretrain_inputs(), **self._sections("finetune", "segmenter")}
-        with self.folder.stage("finetune", inputs) as stage:
+        with self.folder.stage("finetune", self._finetune_inputs()) as stage:
             if stage.done:
                 return
-            scratch = config.pretrain.method == "scratch"
-            encoder = None if scratch else str(self.folder.root / "pretrain" / "encoder")
-            task = FinetuneTask(config, self.cache_dir, self.splits_file, encoder, str(stage.folder))
             with watching("finetune", stage.folder, config.finetune.epochs, "val_dsc"):
-                train_segmenter(task, self.folder.lock_file, self.token)
+                train_segmenter(self._finetune_task(stage.folder), self.folder.lock_file, self.token)
 
     def evaluate(self) -> None:
         """Metrics on the test cases; with `checkpoint`, another run's segmenter on all labelled cases of data.root."""
@@ -225,6 +239,14 @@ class Pipeline:
                 scores[selection_key(variant)] = self._scores(variant).root
         return PretrainTask(config, self.cache_dir, self.splits_file, scores, str(self.folder.root / "pretrain"))
 
+    def _finetune_task(self, folder: UPath) -> FinetuneTask:
+        scratch = self.searched.pretrain.method == "scratch"
+        encoder = None if scratch else str(self.folder.root / "pretrain" / "encoder")
+        return FinetuneTask(self.searched, self.cache_dir, self.splits_file, encoder, str(folder))
+
+    def _finetune_inputs(self) -> dict[str, Any]:
+        return {**self._pretrain_inputs(), **self._sections("finetune", "segmenter")}
+
     def _data_inputs(self) -> dict[str, Any]:
         return {
             "cache": self.cache.fingerprint,
@@ -258,10 +280,25 @@ def opened(config: Config) -> Iterator[Pipeline]:
         yield Pipeline(config, folder, token)
 
 
+STAGES = (
+    Pipeline.preprocess,
+    Pipeline.search,
+    Pipeline.pretrain,
+    Pipeline.search_finetune,
+    Pipeline.finetune,
+    Pipeline.evaluate,
+)
+
+
+def space_of(name: str) -> Space:
+    """A search space of `tune_spaces`."""
+    return Space(SPACES[name].space(), SPACES[name].mutations())
+
+
 def run(config: Config) -> None:
     """Everything, scans to report."""
     with opened(config) as pipeline:
-        for stage in (Pipeline.preprocess, Pipeline.search, Pipeline.pretrain, Pipeline.finetune, Pipeline.evaluate):
+        for stage in STAGES:
             stage(pipeline)
         pipeline.report()
 

@@ -35,15 +35,17 @@ def watching(title: str, folder: UPath, epochs: int, metric: str = "loss") -> It
 
 
 @contextmanager
-def watching_trials(title: str, folder: UPath, epochs: int, trials: int) -> Iterator[None]:
+def watching_trials(title: str, folder: UPath, epochs: int, trials: int, metric: str) -> Iterator[None]:
     """Count the epochs of all trials, those that were stopped early included, while the body runs."""
 
     def look() -> tuple[int, str]:
         if not folder.exists():
             return 0, ""
-        records = [r for trial in folder.iterdir() for r in read_history(trial)]
-        values = [r["probe_dsc"] for r in records if "probe_dsc" in r]
-        return len(records), f"best probe DSC {max(values):.3f}" if values else ""
+        histories = [read_history(trial) for trial in folder.iterdir()]
+        records = [record for history in histories for record in history]
+        newest = [history[-1]["epoch"] for history in histories if history]
+        values = [r[metric] for r in records if metric in r]
+        return sum(newest), f"best {metric} {max(values):.3f}" if values else ""
 
     with _polled(title, epochs * trials, "epochs at most", look):
         yield

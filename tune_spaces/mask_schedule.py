@@ -21,6 +21,7 @@ def space() -> dict[str, Any]:
         "mask.strength.family": tune.choice(["constant", "linear"]),
         "mask.strength.start": tune.choice([0.0, 0.15, 0.3, 0.6]),
         "mask.strength.end": tune.choice([0.15, 0.3, 0.6, 1.0]),
+        "selection.rule": tune.choice(["lesion", "place_central"]),
         "mask.random_share": tune.choice([0.0, 0.25]),
     }
 

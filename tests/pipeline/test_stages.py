@@ -56,7 +56,7 @@ def test_the_same_command_again_does_nothing(finished, capsys):
 
 
 def test_a_changed_setting_redoes_what_depends_on_it_and_says_why(finished, capsys):
-    config, run = finished
+    config, _run = finished
     stages.run(with_fields(config, {"finetune.lr": 5e-4}))
     said = capsys.readouterr().out
     assert "pretrain: already done" in said
@@ -66,7 +66,7 @@ def test_a_changed_setting_redoes_what_depends_on_it_and_says_why(finished, caps
 
 
 def test_predictions_have_the_images_own_size(finished, tmp_path):
-    config, run = finished
+    config, _run = finished
     stages.predict(with_fields(config, {"predict.input": config.data.root, "predict.output": str(tmp_path)}))
     table = pd.read_csv(tmp_path / "predictions.csv")
     assert len(table) == 24
@@ -85,7 +85,9 @@ def test_a_segmenter_is_evaluated_on_another_data_set(finished, tmp_path):
 
 
 def test_too_few_labels_stop_the_training_but_not_the_preprocessing(tiny, tmp_path, capsys):
-    rows = [f"a{i},benign/benign ({i}).png," for i in range(1, 8)] + ["b,benign/benign (8).png,benign/benign (8)_mask.png"]
+    rows = [f"a{i},benign/benign ({i}).png," for i in range(1, 8)] + [
+        "b,benign/benign (8).png,benign/benign (8)_mask.png"
+    ]
     manifest = tmp_path / "manifest.csv"
     manifest.write_text("case,image,label\n" + "\n".join(rows) + "\n")
     import shutil

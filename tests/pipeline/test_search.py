@@ -1,0 +1,76 @@
+import pandas as pd
+import pytest
+from ray import tune
+
+from pipeline.finetune import FinetuneTask
+from pipeline.overrides import with_fields
+from pipeline.pretrain import PretrainTask, selection_key
+from pipeline.search import Space, finetune_study, schedule_study, search
+from tune_spaces import SPACES, choices
+
+
+def task_for(tiny, folder, **fields):
+    config = with_fields(tiny.config, {name.replace("__", "."): value for name, value in fields.items()})
+    return PretrainTask(config, tiny.cache, tiny.splits, {selection_key(config): tiny.scores}, str(folder))
+
+
+def space_of(name):
+    return Space(SPACES[name].space(), SPACES[name].mutations())
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_every_field_of_a_space_exists_and_takes_what_is_drawn(tiny, name):
+    """A hundred draws, each a valid configuration."""
+    for fields in (SPACES[name].space(), SPACES[name].mutations()):
+        for _ in range(100):
+            with_fields(tiny.config, {path: domain.sample() for path, domain in fields.items()})
+
+
+def test_choices_are_all_combinations_under_a_prefix():
+    space = {"a.x": tune.choice([1, 2]), "a.y": tune.choice(["p", "q"]), "b.z": tune.choice([0]), "a.w": tune.uniform(0, 1)}
+    assert list(choices(space, "a.")) == [
+        {"a.x": 1, "a.y": "p"},
+        {"a.x": 1, "a.y": "q"},
+        {"a.x": 2, "a.y": "p"},
+        {"a.x": 2, "a.y": "q"},
+    ]
+    assert list(choices({}, "a.")) == [{}]
+
+
+def test_the_best_schedule_wins_and_an_interrupted_search_is_resumed(tiny, tmp_path, ray_session):
+    space = Space({"mask.ratio.start": tune.grid_search([0.5, 0.9, 0.7])}, {})
+    task = task_for(tiny, tmp_path, search__trials=1, search__repeats=1, search__grace=2)
+    study = schedule_study(task.config.search)
+    choice = search(task, study, space)
+    finals = choice.table[choice.table["stage"] == "finalists"]
+    searched = choice.table[choice.table["stage"] == "search"]
+    assert len(searched) == 3
+    assert len(finals) == 2
+    assert set(finals["seed"]) == {1000}
+    assert choice.fields["mask.ratio.start"] == finals.sort_values("dsc")["mask.ratio.start"].iloc[-1]
+    assert set(finals["mask.ratio.start"]) == set(searched.sort_values("dsc")["mask.ratio.start"].iloc[-2:])
+    again = search(task, study, space)  # as after a kill: what stands is not trained again
+    pd.testing.assert_frame_equal(
+        again.table.sort_values("trial", ignore_index=True), choice.table.sort_values("trial", ignore_index=True)
+    )
+
+
+def test_a_population_discovers_a_schedule_that_can_be_replayed(tiny, tmp_path, ray_session):
+    task = task_for(
+        tiny, tmp_path, search__scheduler="pbt", search__epochs=4, search__grace=1, search__trials=2, search__repeats=0
+    )
+    choice = search(task, schedule_study(task.config.search), space_of("mask_schedule"))
+    points = choice.fields["mask.ratio.points"]
+    assert [place for place, _ in points] == sorted(place for place, _ in points)
+    assert len(points) == 4
+    replayed = with_fields(task.config, choice.fields)
+    assert replayed.mask.ratio.family == "piecewise"
+    assert replayed.mask.strength.family == "piecewise"
+
+
+def test_the_settings_of_fine_tuning_are_searched_by_the_validation_dsc(tiny, tmp_path, ray_session):
+    config = with_fields(tiny.config, {"search.trials": 2, "search.repeats": 0})
+    task = FinetuneTask(config, tiny.cache, tiny.splits, None, str(tmp_path))
+    choice = search(task, finetune_study(config.finetune), space_of("finetune"))
+    assert choice.fields.keys() == SPACES["finetune"].space().keys()
+    assert choice.table["dsc"].is_monotonic_decreasing
