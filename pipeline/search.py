@@ -74,7 +74,7 @@ class Space:
     """Dotted fields and their distributions; `mutations` is what pbt changes while a trial runs."""
 
     fields: Mapping[str, Any]
-    mutations: Mapping[str, Any]
+    mutations: Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ def search(task: Task, study: Study[Task], space: Space) -> Choice:
     settings = task.config.search
     task = replace(task, config=with_fields(task.config, study.fields))
     if settings.scheduler == "pbt":
-        task, space = _momentary(task), Space(space.mutations, space.mutations)
+        fields = {path: tune.choice(list(values)) for path, values in space.mutations.items()}
+        task, space = _momentary(task), Space(fields, space.mutations)
     own = {path: field_value(task.config, path) for path in space.fields}
     trials: list[_Trial] = _run(
         task, study, "search", space.fields, settings.trials, _scheduler(settings, study, space), own
@@ -194,7 +195,7 @@ def _run(
                 name=stage,
                 storage_path=task.folder,
                 failure_config=tune.FailureConfig(max_failures=max(0, task.config.resources.max_failures)),
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=4),
                 verbose=0,
             ),
         )

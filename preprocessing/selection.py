@@ -221,7 +221,7 @@ def score_patches(
         score, cluster = books.score(_points(table, index, settings, tokens))
         scores[part][candidate[part]] = score.numpy()
         clusters[part][candidate[part]] = cluster.numpy()
-    return standardise_scores(_smoothed(scores, table, settings.smoothing), candidate), clusters
+    return standardise_scores(smoothed_scores(scores, table, settings.smoothing), candidate), clusters
 
 
 def standardise_scores(scores: np.ndarray, candidate: np.ndarray) -> np.ndarray:
@@ -232,7 +232,8 @@ def standardise_scores(scores: np.ndarray, candidate: np.ndarray) -> np.ndarray:
     return np.divide(centred, sd, out=np.zeros_like(centred), where=sd > 1e-6).astype(np.float32)
 
 
-def _smoothed(scores: np.ndarray, table: FeatureTable, rounds: int) -> np.ndarray:
+def smoothed_scores(scores: np.ndarray, table: FeatureTable, rounds: int) -> np.ndarray:
+    """Scores [S, N] mixed with those of neighbouring candidates, see `neighbourhood.smooth`."""
     shape = (len(scores), 1, *table.grid)
     weight = torch.from_numpy(np.where(table.candidate, table.valid / np.float32(255), 0)).reshape(shape)
     return smooth(torch.from_numpy(scores).reshape(shape), weight, rounds).reshape(scores.shape).numpy()

@@ -20,6 +20,7 @@ from preprocessing.selection import (
     cluster_scores,
     fit_selection,
     score_patches,
+    smoothed_scores,
     standardise_scores,
     training_patches,
 )
@@ -59,6 +60,8 @@ def selection_table(
     scores["no clusters: centrality"] = baselines.rank_sum(table, ("centrality",))
     scores["no clusters: rank-sum of place3, centrality"] = baselines.rank_sum(table)
     scores["no clusters: the features of the rule `lesion`"] = baselines.evidence_sum(table, train)
+    smoothed = smoothed_scores(baselines.evidence_sum(table, train), table, settings.smoothing)
+    scores["no clusters: the features of the rule `lesion`, smoothed"] = smoothed
     plain = settings.model_copy(update={"rule": "lesion", "location_prior": 0.0})
     variants: dict[str, dict[str, Any]] = {f"clusters, rule {rule}": {"rule": rule} for rule in RULES}
     variants |= {

@@ -26,9 +26,12 @@ def space() -> dict[str, Any]:
     }
 
 
-def mutations() -> dict[str, Any]:
-    """What population-based training changes while a trial runs: the ratio and the strength of the moment."""
+def mutations() -> dict[str, list[float]]:
+    """What population-based training changes while a trial runs: the ratio and the strength of the moment.
+
+    Lists, of which it takes a neighbour: a factor could leave the values that a field takes.
+    """
     return {
-        "mask.ratio.start": tune.quniform(0.4, 0.9, 0.05),
-        "mask.strength.start": tune.uniform(0.0, 1.0),
+        "mask.ratio.start": [round(0.4 + 0.05 * step, 2) for step in range(11)],
+        "mask.strength.start": [0.0, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0],
     }

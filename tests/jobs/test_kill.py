@@ -61,7 +61,7 @@ def kill_during(folder: Path, begun: Path, delay: float) -> None:
         children = psutil.Process(driver.pid).children(recursive=True)
         os.kill(driver.pid, signal.SIGKILL)
         driver.wait()
-    _, alive = psutil.wait_procs(children, timeout=60)
+    _, alive = psutil.wait_procs(children, timeout=240)
     assert not alive, f"processes of a dead driver live on: {alive}"
 
 
