@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def bench(config: Config) -> None:
-    from pipeline.bench import bench as measure  # brings torch and Ray with it, which --help need not wait for
+    from pipeline.measure.bench import bench as measure  # brings torch and Ray with it, which --help need not wait for
 
     measure(config)
 

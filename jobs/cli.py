@@ -71,8 +71,8 @@ def _parser(doc: str) -> argparse.ArgumentParser:
 def _checked(arguments: argparse.Namespace, unknown: Sequence[str], needs: Sequence[str]) -> Config:
     """The configuration, with every mistake that can be found before work starts."""
     from pipeline.config import Config  # brings torch with it
-    from pipeline.configuration import resolve
-    from pipeline.preflight import input_mistakes
+    from pipeline.configuration.resolve import resolve
+    from pipeline.measure.preflight import input_mistakes
 
     mistakes = [_unknown_option(word) for word in unknown if word.startswith("-")]
     words = [*arguments.words, *(word for word in unknown if not word.startswith("-"))]
@@ -91,8 +91,8 @@ def _checked(arguments: argparse.Namespace, unknown: Sequence[str], needs: Seque
 
 
 def _dry_run(config: Config) -> int:
-    from pipeline.configuration import dump
-    from pipeline.preflight import preflight
+    from pipeline.configuration.resolve import dump
+    from pipeline.measure.preflight import preflight
 
     console = _console()
     console.print(dump(config), markup=False, highlight=False, soft_wrap=True)
@@ -105,7 +105,7 @@ def _dry_run(config: Config) -> int:
 
 def _print_help(doc: str) -> None:
     from pipeline.config import Config
-    from pipeline.fields import print_help
+    from pipeline.configuration.fields import print_help
 
     console = _console()
     console.print(f"usage: {_usage(doc)}\n\n{doc.strip().partition(chr(10) * 2)[0]}\n", markup=False, highlight=False)

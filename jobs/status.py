@@ -10,7 +10,7 @@ import sys
 
 from rich.console import Console
 
-from pipeline.status import status
+from pipeline.report.status import status
 from preprocessing.errors import ConfigError
 
 

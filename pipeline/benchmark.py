@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from upath import UPath
 
-from pipeline.history import read_history
-from pipeline.overrides import with_fields
+from pipeline.configuration.overrides import with_fields
 from pipeline.runfolder import RunFolder
+from pipeline.training.history import read_history
 from preprocessing.settings import Settings
 from preprocessing.storage import write_text
 

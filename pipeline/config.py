@@ -8,16 +8,16 @@ from pipeline.benchmark import BenchmarkSettings
 from pipeline.evaluate import EvaluateSettings
 from pipeline.feedback import FeedbackSettings
 from pipeline.finetune import FinetuneSettings
-from pipeline.loader import LoaderSettings
 from pipeline.models.encoder import EncoderSettings
 from pipeline.models.mae import DecoderSettings
 from pipeline.models.segmenter import SegmenterSettings
-from pipeline.precision import ResourceSettings
 from pipeline.predict import PredictSettings
 from pipeline.pretrain_settings import PretrainSettings
 from pipeline.runfolder import RunSettings
 from pipeline.schedule import RatioSettings, ScheduleSettings
 from pipeline.search_settings import SearchSettings
+from pipeline.training.loader import LoaderSettings
+from pipeline.training.precision import ResourceSettings
 from preprocessing.cache import CacheSettings
 from preprocessing.layouts import DataSettings
 from preprocessing.selection import SelectionSettings

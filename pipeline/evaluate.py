@@ -11,10 +11,10 @@ import pandas as pd
 from pydantic import Field
 from upath import UPath
 
-from pipeline.inference import InferenceSettings, Predictor, Resolution, Segmented
-from pipeline.metrics import CaseMetrics, case_metrics, summarise
-from pipeline.panels import segmentation_panel
-from pipeline.regions import region_masks
+from pipeline.report.panels import segmentation_panel
+from pipeline.segmentation.inference import InferenceSettings, Predictor, Resolution, Segmented
+from pipeline.segmentation.metrics import CaseMetrics, case_metrics, summarise
+from pipeline.segmentation.regions import region_masks
 from preprocessing.case import Case, Rejection
 from preprocessing.errors import RunError
 

@@ -11,32 +11,31 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from upath import UPath
 
-from pipeline.augment import augment
-from pipeline.canvas import Canvas
 from pipeline.checkpoint import load_weights, save_weights, transfer
 from pipeline.finetune_settings import FinetuneSettings
-from pipeline.group import train_group
-from pipeline.history import History
-from pipeline.loader import Batch, PatchLoader, rows_of
-from pipeline.losses import segmentation_loss
 from pipeline.models.encoder import Encoder, EncoderSettings
 from pipeline.models.segmenter import Segmenter
-from pipeline.optim import learning_rate, parameter_groups
-from pipeline.precision import Autocast
-from pipeline.regions import region_masks
-from pipeline.segmenter_file import SegmenterCard, save_segmenter
-from pipeline.session import Session, sum_over_workers, together
-from pipeline.threshold import DEFAULT, Choice, choose_thresholds
-from pipeline.train_state import pack, unpack, with_prefix
-from pipeline.validation import Validation
+from pipeline.segmentation.augment import augment
+from pipeline.segmentation.canvas import Canvas
+from pipeline.segmentation.losses import segmentation_loss
+from pipeline.segmentation.regions import region_masks
+from pipeline.segmentation.segmenter_file import SegmenterCard, save_segmenter
+from pipeline.segmentation.threshold import DEFAULT, Choice, choose_thresholds
+from pipeline.segmentation.validation import Validation
+from pipeline.training.group import train_group
+from pipeline.training.history import History
+from pipeline.training.learner import Learner
+from pipeline.training.loader import Batch, PatchLoader, rows_of
+from pipeline.training.loss_watch import LossWatch
+from pipeline.training.optim import learning_rate
+from pipeline.training.session import Session, sum_over_workers
+from pipeline.training.state import with_prefix
 from preprocessing.cache import PatchCache
 from preprocessing.errors import RunError
 from preprocessing.splits import Splits
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FinetuneSettings", "FinetuneTask", "Finetuning", "finetune", "finetune_loop"]
 
-_BEST, _CHECK_EVERY = "best.", 10
+_BEST = "best."
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class Finetuning:
         self.best: dict[str, Tensor] = {}
         self._build()
         self.validation = self._validation(splits.labelled("val"))
-        self._recent: list[tuple[int, Tensor]] = []
+        self.watch = LossWatch("fine-tuning", "finetune", session, self.loader, self.cache, batch)
 
     def run(self) -> dict[str, Any]:
         """Train to the end, or until validation stops getting better; returns the last record.
@@ -121,7 +120,7 @@ class Finetuning:
             losses.append(self._step(batch, first))
             if self.position // round_samples == first // round_samples and self.position < self.total:
                 continue
-            self._check_losses()
+            self.watch.check()
             record = self._end_round(torch.stack(losses), time.perf_counter() - began, self.position - start)
             history.append(record)
             self.session.report(record, self._write)
@@ -159,33 +158,25 @@ class Finetuning:
     def _validation(self, cases: list[str]) -> Validation:
         samples = self.cache.sample_indices(cases)
         names = self.cache.samples["case"].iloc[samples].tolist()
-        return Validation(self.session, self.loader, self.canvas, samples, names, self.settings.classes, self.autocast)
+        return Validation(
+            self.session, self.loader, self.canvas, samples, names, self.settings.classes, self.learner.autocast
+        )
 
     def _build(self) -> None:
-        device = self.session.device
         weights = self._pretrained()
         with torch.random.fork_rng(devices=[]):  # the same initial weights everywhere, and no global seed changed
             torch.manual_seed(self.seed)
             encoder = Encoder(self.encoder_settings, self.cache.channels * math.prod(self.cache.patch), self.cache.dims)
-            self.model = Segmenter(
+            model = Segmenter(
                 encoder, self.config.segmenter, self.cache.patch, self.cache.channels, len(self.settings.classes)
             )
         if weights is not None:
-            report = transfer(self.model.encoder, weights, self.settings.min_transfer)
+            report = transfer(model.encoder, weights, self.settings.min_transfer)
             if self.session.rank == 0:
                 print(report, flush=True)
-        self.model.to(device)
         # random weights have nothing worth keeping: from scratch every layer learns at the full rate, at once
         self.frozen, decay = (0.0, 1.0) if weights is None else (self.settings.frozen, self.settings.layer_decay)
-        groups = parameter_groups(self.model, self.settings.lr, self.settings.weight_decay, decay)
-        self.optimiser = torch.optim.AdamW(groups, lr=self.settings.lr)
-        self.average = None
-        if self.settings.ema:
-            self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.settings.ema))
-        self.autocast = Autocast(self.config.resources.precision, device)
-        self.trained = together(self.session, self.model)
-        if self.config.resources.compile:
-            self.trained = torch.compile(self.trained)  # type: ignore[assignment]
+        self.learner = Learner(self.session, model, self.settings, self.config.resources, decay)
 
     def _pretrained(self) -> dict[str, Tensor] | None:
         """The encoder's weights; its architecture is taken from the same checkpoint."""
@@ -206,72 +197,43 @@ class Finetuning:
         """One update; returns this worker's part of the global batch's mean loss."""
         settings, progress = self.settings, first / self.total
         rate = learning_rate(progress, settings.lr, settings.warmup, settings.final_lr)
-        for group in self.optimiser.param_groups:
-            group["lr"] = 0.0 if group["encoder"] and progress < self.frozen else rate * group["scale"]
+        self.learner.set_rate(rate, frozen=progress < self.frozen)
         rows = torch.arange(len(batch.sample), device=batch.position.device)
         total = torch.zeros((), device=self.session.device)
         # as many parts on every worker: the smallest share of a batch has this many samples
         for part in rows.tensor_split(min(settings.accumulate, settings.batch // self.session.workers)):
             loss = self._loss(rows_of(batch, part)).sum() / settings.batch
-            # DDP averages over the workers: times their number, the sum of parts is the exact global mean
-            self.autocast.scaler.scale(loss * self.session.workers).backward()
+            self.learner.backward(loss)
             total += loss.detach()
-        self.autocast.scaler.unscale_(self.optimiser)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
-        self.autocast.scaler.step(self.optimiser)
-        self.autocast.scaler.update()
-        self.optimiser.zero_grad(set_to_none=True)
-        if self.average is not None:
-            self.average.update_parameters(self.model)
-        self._recent.append((first, total))
-        if len(self._recent) >= _CHECK_EVERY:
-            self._check_losses()
+        self.learner.update()
+        self.watch.add(first, total)
         return total
 
     def _loss(self, batch: Batch) -> Tensor:
         image, label, real = self.canvas.pixels(batch)
         image, label, real = augment(image, label, real, batch.position, self.seed, self.settings.augment)
-        with self.autocast():
-            logits = self.trained(image, real)
+        with self.learner.autocast():
+            logits = self.learner.trained(image, real)
         return segmentation_loss(logits, region_masks(label, self.settings.classes), real, self.settings.dice_weight)
 
-    def _check_losses(self) -> None:
-        """Stop on a loss that is not finite; all workers see the same and stop together."""
-        if not self._recent:
-            return
-        bad = torch.stack([~loss.isfinite() for _, loss in self._recent]).float()
-        wrong = sum_over_workers(self.session, bad).nonzero()
-        if len(wrong):
-            first = self._recent[int(wrong[0, 0])][0]
-            samples = self.loader.sample_at(np.arange(first, first + self.settings.batch))
-            cases = sorted(set(self.cache.samples["case"].iloc[samples]))
-            raise RunError(
-                f"fine-tuning: the loss is not finite at global sample {first}; look at the cases of that batch: "
-                f"{', '.join(cases)}. If they are sound, lower finetune.lr or set resources.precision=fp32"
-            )
-        self._recent.clear()
-
     def _end_round(self, losses: Tensor, seconds: float, samples: int) -> dict[str, Any]:
-        choice = choose_thresholds(self.validation.dsc(self._smoothed())) if self.validation.cases else self.choice
+        choice = choose_thresholds(self.validation.dsc(self.learner.smoothed)) if self.validation.cases else self.choice
         # of a few cases the highest DSC is mostly luck: the latest weights within the error of it are kept
         better = choice.dsc is None or self.peak.dsc is None or choice.dsc > self.peak.dsc
         self.peak, self.worse = (choice, 0) if better else (self.peak, self.worse + 1)
         if choice.as_good_as(self.peak):
             self.choice = choice
-            self.best = {name: value.detach().clone() for name, value in self._smoothed().state_dict().items()}
+            self.best = {name: value.detach().clone() for name, value in self.learner.smoothed.state_dict().items()}
         record = {
             "epoch": self.position // self.loader.epoch_samples,
             "samples_seen": self.position,
             "loss": float(sum_over_workers(self.session, losses).mean()),
-            "lr": self.optimiser.param_groups[0]["lr"],
+            "lr": self.learner.rate,
             "seconds": seconds,
             "samples_per_second": samples / seconds,
             "data_wait_fraction": self.loader.waited / seconds,
         }
         return record if choice.dsc is None else record | {"val_dsc": choice.dsc, "thresholds": choice.thresholds}
-
-    def _smoothed(self) -> Segmenter:
-        return self.model if self.average is None else cast(Segmenter, self.average.module)
 
     def _card(self) -> SegmenterCard:
         config, cache = self.config, self.cache
@@ -302,22 +264,20 @@ class Finetuning:
             "worse": self.worse,
             "choice": asdict(self.choice),
             "peak": asdict(self.peak),
-            "scaler": self.autocast.scaler.state_dict(),
+            "scaler": self.learner.scaler_state(),
         }
         best = {_BEST + name: value for name, value in self.best.items()}
-        save_weights(UPath(folder), pack(self.model, self.optimiser, self.average) | best, meta)
+        save_weights(UPath(folder), self.learner.tensors() | best, meta)
 
     def _resume(self) -> None:
         folder = self.session.latest()
         if folder is None:
             return
         tensors, meta = load_weights(UPath(folder), "finetune")
-        unpack(tensors, self.model, self.optimiser, self.average)
+        self.learner.restore(tensors, meta["scaler"])
         self.best = with_prefix(tensors, _BEST)
         self.position, self.worse = meta["position"], meta["worse"]
         self.choice, self.peak = (Choice(*map(tuple, meta[name].values())) for name in ("choice", "peak"))
-        if meta["scaler"]:
-            self.autocast.scaler.load_state_dict(meta["scaler"])
 
     def _export(self) -> None:
         save_segmenter(UPath(self.task.folder) / "segmenter", self.best, self._card())

@@ -13,7 +13,7 @@ from PIL import Image
 from pydantic import Field
 from upath import UPath
 
-from pipeline.inference import InferenceSettings, Predictor, Segmented
+from pipeline.segmentation.inference import InferenceSettings, Predictor, Segmented
 from preprocessing.case import Case, Rejection
 from preprocessing.errors import ConfigError
 from preprocessing.readers import READERS

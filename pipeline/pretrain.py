@@ -1,4 +1,4 @@
-"""Masked-image pretraining: one loop for Ray Train, Ray Tune and a test (see `pipeline.session`).
+"""Masked-image pretraining: one loop for Ray Train, Ray Tune and a test (see `pipeline.training.session`).
 
 Everything that steers it (data order, masks, ratio, strength, learning rate) is a function of the global samples
 seen, so the same training comes out of any number of workers and of any restart.
@@ -11,34 +11,30 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from upath import UPath
 
 from pipeline.checkpoint import load_weights, save_weights
 from pipeline.feedback import FeedbackRatio
-from pipeline.history import History
-from pipeline.loader import Batch, PatchLoader, rows_of
 from pipeline.masking import keyed_uniform
-from pipeline.meters import EpochMeter
 from pipeline.methods import METHODS, Masking, Method, Shape
-from pipeline.noise_scale import NoiseScale
-from pipeline.optim import learning_rate, parameter_groups
-from pipeline.pictures import draw_reconstructions
-from pipeline.precision import Autocast
 from pipeline.probe import Probe
 from pipeline.refresh import refresh_scores, refreshed_scores
+from pipeline.report.reconstructions import draw_reconstructions
 from pipeline.schedule import round_to_level, value_at
-from pipeline.session import Session, sum_over_workers, together
-from pipeline.tokens import Mirror
-from pipeline.train_state import pack, unpack
+from pipeline.training.history import History
+from pipeline.training.learner import Learner
+from pipeline.training.loader import Batch, PatchLoader, rows_of
+from pipeline.training.loss_watch import LossWatch
+from pipeline.training.meters import EpochMeter
+from pipeline.training.noise_scale import NoiseScale
+from pipeline.training.optim import learning_rate
+from pipeline.training.session import Session, sum_over_workers
+from pipeline.training.tokens import Mirror
 from preprocessing.cache import PatchCache
-from preprocessing.errors import RunError
 from preprocessing.scores import ScoreTable
 from preprocessing.splits import Splits
 
@@ -46,7 +42,6 @@ if TYPE_CHECKING:
     from pipeline.config import Config
 
 _MIRROR = 3  # stream of the keyed noise; the methods use 1 and 2
-_CHECK_EVERY = 10  # steps between looks at the losses: each look waits for the device
 
 
 @dataclass(frozen=True)
@@ -96,7 +91,7 @@ class Pretraining:
         self._build()
         self.meter, self.noise = EpochMeter(session.device), NoiseScale()
         self.probe = self._probe(splits)
-        self._recent: list[tuple[int, Tensor]] = []
+        self.watch = LossWatch("pretraining", "pretrain", session, self.loader, self.cache, batch)
 
     def run(self) -> dict[str, Any]:
         """Train to the end, or until the probe stops getting better; returns the last epoch's record.
@@ -130,7 +125,7 @@ class Pretraining:
                         self.config,
                         self.cache,
                         self.loader,
-                        self._smoothed().encoder,
+                        self.learner.smoothed.encoder,
                         self.shape.coords().to(self.session.device),
                         self.cases,
                         features,
@@ -149,7 +144,7 @@ class Pretraining:
             epoch = self.position // self.loader.epoch_samples
             if epoch == first // self.loader.epoch_samples and self.position < end:
                 continue
-            self._check_losses()
+            self.watch.check()
             record = self._end_epoch(epoch, first, time.perf_counter() - began, self.position - start)
             history.append(record)
             self.stopped = self._should_stop(record)
@@ -188,20 +183,11 @@ class Pretraining:
         )
 
     def _build(self) -> None:
-        config, device = self.config, self.session.device
+        config = self.config
         with torch.random.fork_rng(devices=[]):  # the same initial weights everywhere, and no global seed changed
             torch.manual_seed(self.seed)
-            self.model: Method = METHODS[self.settings.method](config, self.shape)
-        self.model.to(device)
-        groups = parameter_groups(self.model, self.settings.lr, self.settings.weight_decay, layer_decay=1.0)
-        self.optimiser = torch.optim.AdamW(groups, lr=self.settings.lr, betas=(0.9, 0.95))
-        self.average = None
-        if self.settings.ema:
-            self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.settings.ema))
-        self.autocast = Autocast(config.resources.precision, device)
-        self.trained = together(self.session, self.model)
-        if config.resources.compile:
-            self.trained = torch.compile(self.trained)  # type: ignore[assignment]
+            model: Method = METHODS[self.settings.method](config, self.shape)
+        self.learner = Learner(self.session, model, self.settings, config.resources, betas=(0.9, 0.95))
         self.mirrors = [
             Mirror(self.shape.size, self.shape.patch, self.shape.channels, axis) for axis in self.settings.mirror
         ]
@@ -220,9 +206,8 @@ class Pretraining:
     def _step(self, batch: Batch, first: int) -> None:
         progress = first / self.total
         ratio, strength = self.ratio(progress), self.strength(progress)
-        rate = learning_rate(progress, self.settings.lr, self.settings.warmup, self.settings.final_lr)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate * group["scale"]
+        settings = self.settings
+        self.learner.set_rate(learning_rate(progress, settings.lr, settings.warmup, settings.final_lr))
         for number, mirror in enumerate(self.mirrors):
             batch = mirror(batch, keyed_uniform(self.seed, batch.position, 1, _MIRROR + number)[:, 0] < 0.5)
         measure = self.settings.noise_every > 0 and (first // self.settings.batch) % self.settings.noise_every == 0
@@ -230,30 +215,17 @@ class Pretraining:
         losses, first_half = [], []
         for number, part in enumerate(parts):
             with self._synchronise(measure or number == len(parts) - 1):
-                with self.autocast():
-                    result = self.trained(part, ratio, strength, self.seed)
-                # each worker's sum, over the global batch, times workers: DDP's mean is then the exact global mean
-                loss = result.loss.float().sum() * (self.session.workers / self.settings.batch)
-                self.autocast.scaler.scale(loss).backward()
+                with self.learner.autocast():
+                    result = self.learner.trained(part, ratio, strength, self.seed)
+                self.learner.backward(result.loss.float().sum() / settings.batch)
             self.meter.add(part, result.loss.detach(), result.masked)
             losses.append(result.loss.detach().float().sum())
             if measure and number == 0:
-                first_half = [p.grad.clone() for p in self.model.parameters() if p.grad is not None]
+                first_half = self.learner.gradients()
         if measure:
-            self.noise.halves(self.model, first_half, self.settings.batch)
-        self._update()
-        self._recent.append((first, torch.stack(losses).sum()))
-        if len(self._recent) >= _CHECK_EVERY:
-            self._check_losses()
-
-    def _update(self) -> None:
-        self.autocast.scaler.unscale_(self.optimiser)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
-        self.autocast.scaler.step(self.optimiser)
-        self.autocast.scaler.update()
-        self.optimiser.zero_grad(set_to_none=True)
-        if self.average is not None:
-            self.average.update_parameters(self.model)
+            self.noise.halves(self.learner.model, first_half, settings.batch)
+        self.learner.update()
+        self.watch.add(first, torch.stack(losses).sum())
 
     def _parts(self, batch: Batch) -> list[Batch]:
         if self.settings.accumulate == 1:
@@ -266,25 +238,9 @@ class Pretraining:
         return [rows_of(batch, lower), rows_of(batch, ~lower)]
 
     def _synchronise(self, now: bool) -> AbstractContextManager[Any]:
-        if not now and isinstance(self.trained, DistributedDataParallel):
-            return self.trained.no_sync()
+        if not now and isinstance(self.learner.trained, DistributedDataParallel):
+            return self.learner.trained.no_sync()
         return nullcontext()
-
-    def _check_losses(self) -> None:
-        """Stop on a loss that is not finite; all workers see the same and stop together."""
-        if not self._recent:
-            return
-        bad = torch.stack([~loss.isfinite() for _, loss in self._recent]).float()
-        wrong = sum_over_workers(self.session, bad).nonzero()
-        if len(wrong):
-            first = self._recent[int(wrong[0, 0])][0]
-            samples = self.loader.sample_at(np.arange(first, first + self.settings.batch))
-            cases = sorted(set(self.cache.samples["case"].iloc[samples]))
-            raise RunError(
-                f"pretraining: the loss is not finite at global sample {first}; look at the cases of that batch: "
-                f"{', '.join(cases)}. If they are sound, lower pretrain.lr or set resources.precision=fp32"
-            )
-        self._recent.clear()
 
     def _end_epoch(self, epoch: int, first: int, seconds: float, samples: int) -> dict[str, Any]:
         progress = first / self.total
@@ -293,7 +249,7 @@ class Pretraining:
             "samples_seen": self.position,
             "ratio": self.ratio(progress),
             "strength": self.strength(progress),
-            "lr": self.optimiser.param_groups[0]["lr"],
+            "lr": self.learner.rate,
             **self.meter.take(self.session),
             "noise_scale": self.noise.take(),
             "seconds": seconds,
@@ -309,7 +265,7 @@ class Pretraining:
 
     def _look(self, epoch: int, ratio: float, strength: float) -> dict[str, float]:
         """Probe and pictures on rank 0; the DSC is given to all workers, who decide on it together."""
-        model = self._smoothed()
+        model = self.learner.smoothed
         dsc = torch.full((1,), -1.0, device=self.session.device) * (self.session.rank == 0)
         if self.probe is not None:
             dsc[0] = self.probe.dsc(model.encoder)
@@ -321,9 +277,6 @@ class Pretraining:
 
     def _picture(self, epoch: int) -> UPath:
         return UPath(self.task.folder) / "pictures" / f"epoch_{epoch:05d}.png"
-
-    def _smoothed(self) -> Method:
-        return self.model if self.average is None else cast(Method, self.average.module)
 
     def _should_stop(self, record: dict[str, Any]) -> bool:
         if "probe_dsc" not in record:
@@ -343,26 +296,24 @@ class Pretraining:
             "best": self.best,
             "worse": self.worse,
             "trail": self.trail,
-            "scaler": self.autocast.scaler.state_dict(),
+            "scaler": self.learner.scaler_state(),
         }
-        save_weights(UPath(folder), pack(self.model, self.optimiser, self.average), meta)
+        save_weights(UPath(folder), self.learner.tensors(), meta)
 
     def _resume(self) -> None:
         folder = self.session.latest()
         if folder is None:
             return
         tensors, meta = load_weights(UPath(folder), "pretrain")
-        unpack(tensors, self.model, self.optimiser, self.average)
+        self.learner.restore(tensors, meta["scaler"])
         self.position, self.best, self.worse = meta["position"], meta["best"], meta["worse"]
         self.trail = [(p, r, s) for p, r, s in meta["trail"]]
         self.feedback.load_state_dict(meta["feedback"])
-        if meta["scaler"]:
-            self.autocast.scaler.load_state_dict(meta["scaler"])
 
     def _export(self) -> None:
         """The encoder alone, which is what all this was for."""
         meta = encoder_meta(self.config, self.shape)
-        save_weights(UPath(self.task.folder) / "encoder", self._smoothed().encoder.state_dict(), meta)
+        save_weights(UPath(self.task.folder) / "encoder", self.learner.smoothed.encoder.state_dict(), meta)
 
 
 def encoder_meta(config: Config, shape: Shape) -> dict[str, Any]:

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.loader import Batch, PatchLoader
 from pipeline.models.encoder import Encoder
-from pipeline.tokens import CANDIDATE
+from pipeline.training.loader import Batch, PatchLoader
+from pipeline.training.tokens import CANDIDATE
 
 THRESHOLDS = np.linspace(0.1, 0.6, 11)
 

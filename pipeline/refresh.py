@@ -9,8 +9,8 @@ import torch
 from upath import UPath
 
 from pipeline.checkpoint import load_weights, save_weights
-from pipeline.loader import PatchLoader
-from pipeline.tokens import CANDIDATE
+from pipeline.training.loader import PatchLoader
+from pipeline.training.tokens import CANDIDATE
 from preprocessing.scores import open_features, scores_from_tokens
 
 if TYPE_CHECKING:

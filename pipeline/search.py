@@ -18,13 +18,13 @@ from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialSch
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from upath import UPath
 
+from pipeline.configuration.overrides import field_value, with_fields
 from pipeline.finetune import FinetuneTask, finetune_loop
 from pipeline.finetune_settings import FinetuneSettings
-from pipeline.group import per_worker
-from pipeline.overrides import field_value, with_fields
 from pipeline.pretrain import PretrainTask, pretrain_loop
 from pipeline.search_settings import SearchSettings
-from pipeline.session import Session, TuneSession
+from pipeline.training.group import per_worker
+from pipeline.training.session import Session, TuneSession
 from preprocessing.errors import RunError
 
 Task = TypeVar("Task", PretrainTask, FinetuneTask)
@@ -232,7 +232,7 @@ def _scheduler(settings: SearchSettings, study: Study[Any], space: Space) -> Tri
     return PopulationBasedTraining(
         time_attr="epoch",
         perturbation_interval=study.every,
-        hyperparam_mutations=dict(space.mutations),
+        hyperparam_mutations={path: list(values) for path, values in space.mutations.items()},
         synch=True,  # two trials at a time could not exchange anything otherwise
     )
 

@@ -19,23 +19,23 @@ from upath import UPath
 from pipeline import benchmark as comparison
 from pipeline import evaluate as evaluation
 from pipeline import predict as prediction
-from pipeline.cluster import joined
 from pipeline.config import Config
-from pipeline.configuration import dump
+from pipeline.configuration.overrides import with_fields
+from pipeline.configuration.resolve import dump
 from pipeline.finetune import FinetuneTask
 from pipeline.finetune import finetune as train_segmenter
-from pipeline.group import device_for_inference, train_group
-from pipeline.history import read_history
-from pipeline.inference import Predictor
-from pipeline.overrides import with_fields
 from pipeline.pretrain import PretrainTask, pretrain_loop, selection_key
-from pipeline.progress import StageProgress
-from pipeline.report import write_report
+from pipeline.report.page import write_report
+from pipeline.report.selection import report_selection
 from pipeline.runfolder import RunFolder
 from pipeline.search import Space, Study, finetune_study, schedule_study
 from pipeline.search import search as search_space
-from pipeline.selection_report import report_selection
-from pipeline.watch import watching, watching_trials
+from pipeline.segmentation.inference import Predictor
+from pipeline.training.cluster import joined
+from pipeline.training.group import device_for_inference, train_group
+from pipeline.training.history import read_history
+from pipeline.training.progress import StageProgress
+from pipeline.training.watch import watching, watching_trials
 from preprocessing.build import build_cache
 from preprocessing.cache import PatchCache
 from preprocessing.case import Case

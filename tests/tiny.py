@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config
-from pipeline.overrides import with_fields
+from pipeline.configuration.overrides import with_fields
 from pipeline.pretrain import PretrainTask, selection_key
 from preprocessing.build import build_cache
 from preprocessing.layouts import load_cases

@@ -20,4 +20,7 @@ def space() -> dict[str, Any]:
 
 def mutations() -> dict[str, list[float]]:
     """What population-based training changes while a trial runs."""
-    return {"finetune.lr": [3e-4, 5e-4, 8e-4, 1.2e-3, 2e-3, 3e-3], "finetune.weight_decay": [0.01, 0.03, 0.05, 0.1, 0.2]}
+    return {
+        "finetune.lr": [3e-4, 5e-4, 8e-4, 1.2e-3, 2e-3, 3e-3],
+        "finetune.weight_decay": [0.01, 0.03, 0.05, 0.1, 0.2],
+    }

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.loader import Batch
 from pipeline.masking import MaskPlan
 from pipeline.models.encoder import Encoder
+from pipeline.training.loader import Batch
 from preprocessing.cache import PatchCache
 from preprocessing.patchify import grid_coords
 

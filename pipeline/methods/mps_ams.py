@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pipeline.loader import Batch
 from pipeline.masking import MaskPlan, choose_mask, keyed_uniform
 from pipeline.methods.base import Masking, Shape, StepResult
 from pipeline.models.encoder import Encoder
 from pipeline.models.mae import MaskedAutoencoder
-from pipeline.tokens import real_pixels
+from pipeline.training.loader import Batch
+from pipeline.training.tokens import real_pixels
 
 if TYPE_CHECKING:
     from pipeline.config import Config

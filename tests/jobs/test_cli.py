@@ -14,9 +14,9 @@ from PIL import Image
 
 from jobs import cli
 from pipeline.config import Config
-from pipeline.fields import walk
-from pipeline.history import History
+from pipeline.configuration.fields import walk
 from pipeline.runfolder import RunFolder
+from pipeline.training.history import History
 from preprocessing.errors import ConfigError, RunError
 
 ROOT = Path(__file__).resolve().parents[2]

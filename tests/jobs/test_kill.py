@@ -15,7 +15,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from pipeline.history import read_history
+from pipeline.training.history import read_history
 from tests.tiny import FIELDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]

@@ -14,7 +14,7 @@ import psutil
 
 SCRIPT = textwrap.dedent(
     """
-    from pipeline.cluster import joined
+    from pipeline.training.cluster import joined
     with joined("local"):
         import ray
         import ray.data

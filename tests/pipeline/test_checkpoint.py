@@ -6,7 +6,7 @@ from upath import UPath
 
 from pipeline.checkpoint import load_weights, save_weights, transfer
 from pipeline.models.encoder import Encoder, EncoderSettings
-from pipeline.train_state import pack, unpack
+from pipeline.training.state import pack, unpack
 from preprocessing.errors import RunError
 
 SMALL = EncoderSettings(width=24, depth=2, heads=2)

@@ -15,10 +15,10 @@ from pipeline import finetune
 from pipeline.checkpoint import load_weights, save_weights
 from pipeline.config import Config
 from pipeline.finetune import FinetuneTask, Finetuning
-from pipeline.history import read_history
 from pipeline.models.encoder import Encoder, EncoderSettings
-from pipeline.segmenter_file import load_segmenter
-from pipeline.session import LocalSession
+from pipeline.segmentation.segmenter_file import load_segmenter
+from pipeline.training.history import read_history
+from pipeline.training.session import LocalSession
 from preprocessing.errors import RunError
 from preprocessing.splits import Splits
 from tests.pipeline.fake_cache import FakeCache
@@ -125,7 +125,7 @@ def test_pretrained_weights_and_architecture_come_from_the_encoders_checkpoint(r
     settings = EncoderSettings(width=24, depth=1, heads=2)  # not what the configuration says
     encoder = run.write_encoder("encoder", settings)
     training = Finetuning(run.task("warm", run.folder / "encoder"), LocalSession(run.folder / "warm-checkpoints"))
-    assert torch.equal(training.model.encoder.embed.weight, encoder.embed.weight)
+    assert torch.equal(training.learner.model.encoder.embed.weight, encoder.embed.weight)
     assert "tensors loaded" in capsys.readouterr().out
     run.write_encoder("other", settings, patch=(16, 16))
     with pytest.raises(RunError, match=r"cache.patch=\[16, 16\]"):
@@ -136,9 +136,9 @@ def test_a_frozen_encoder_stays_as_it_was(run: Run) -> None:
     run.write_encoder("encoder", EncoderSettings(**MODEL))
     task = run.task("frozen", run.folder / "encoder", frozen=1.0)
     training = Finetuning(task, LocalSession(run.folder / "frozen-checkpoints"))
-    before = {name: value.clone() for name, value in training.model.state_dict().items()}
+    before = {name: value.clone() for name, value in training.learner.model.state_dict().items()}
     training.run()
-    moved = {name for name, value in training.model.state_dict().items() if not torch.equal(value, before[name])}
+    moved = {name for name, value in training.learner.model.state_dict().items() if not torch.equal(value, before[name])}
     assert moved
     assert not any(name.startswith("encoder.") for name in moved)
 
@@ -152,7 +152,7 @@ def test_patience_stops_and_the_best_weights_are_kept(run: Run, monkeypatch: pyt
 
     def watch(*args: Any) -> dict[str, Any]:
         record = end(*args)
-        kept.append({name: value.clone() for name, value in training.average.module.state_dict().items()})  # type: ignore[union-attr, operator]
+        kept.append({name: value.clone() for name, value in training.learner.smoothed.state_dict().items()})
         return record
 
     monkeypatch.setattr(training, "_end_round", watch)

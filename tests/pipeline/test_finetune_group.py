@@ -10,13 +10,13 @@ from upath import UPath
 from pipeline.checkpoint import load_weights
 from pipeline.config import Config
 from pipeline.finetune import FinetuneTask, Finetuning, finetune
-from pipeline.session import LocalSession
+from pipeline.training.session import LocalSession
 from preprocessing import build
 from preprocessing.layouts import load_cases
 from preprocessing.lock import OwnedLock
 from preprocessing.shards import write_shard
 from preprocessing.splits import Splits
-from tests.pipeline.test_inference import scan
+from tests.pipeline.segmentation.test_inference import scan
 
 
 def test_two_workers_train_the_same_segmenter_as_one_process(ray_session, tmp_path, monkeypatch):

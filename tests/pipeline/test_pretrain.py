@@ -7,10 +7,10 @@ import torch
 from upath import UPath
 
 from pipeline.checkpoint import load_weights
-from pipeline.group import train_group
-from pipeline.history import read_history
 from pipeline.pretrain import Pretraining, pretrain_loop
-from pipeline.session import LocalSession
+from pipeline.training.group import train_group
+from pipeline.training.history import read_history
+from pipeline.training.session import LocalSession
 from preprocessing.errors import RunError
 from preprocessing.lock import OwnedLock
 from tests.tiny import make_tiny
@@ -111,7 +111,7 @@ def test_it_stops_early_when_the_probe_gets_no_better(tiny, tmp_path, monkeypatc
 
 
 def test_a_loss_that_is_not_finite_names_the_cases(tiny, tmp_path, monkeypatch):
-    from pipeline.loader import PatchLoader
+    from pipeline.training.loader import PatchLoader
 
     collate = PatchLoader._collate
 

@@ -3,8 +3,8 @@ import pytest
 import torch
 from monai.metrics import compute_dice
 
-from pipeline.loader import LoaderSettings, PatchLoader
 from pipeline.probe import Probe, case_dsc
+from pipeline.training.loader import LoaderSettings, PatchLoader
 from tests.pipeline.fake_cache import FakeCache
 
 

@@ -2,8 +2,8 @@ import pandas as pd
 import pytest
 from ray import tune
 
+from pipeline.configuration.overrides import with_fields
 from pipeline.finetune import FinetuneTask
-from pipeline.overrides import with_fields
 from pipeline.pretrain import PretrainTask, selection_key
 from pipeline.search import Space, finetune_study, schedule_study, search
 from tune_spaces import SPACES, choices

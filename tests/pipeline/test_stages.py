@@ -7,9 +7,9 @@ from PIL import Image
 
 from pipeline import stages
 from pipeline.config import Config
-from pipeline.history import read_history
-from pipeline.overrides import with_fields
+from pipeline.configuration.overrides import with_fields
 from pipeline.runfolder import RunFolder
+from pipeline.training.history import read_history
 from preprocessing.errors import RunError
 from tests.tiny import FIELDS
 

@@ -1,0 +1,93 @@
+"""How fast this machine trains the configured model: a few steps on made-up tensors."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.methods import METHODS, Method, Shape
+from pipeline.training.loader import Batch
+from pipeline.training.precision import Autocast
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
+_BATCH, _STEPS = 8, 4  # enough to tell minutes from hours
+_SEGMENTER = 2.0  # cost of a fine-tuning step, decoder and augmentation included, over the encoder's alone
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Samples a second of one device, forward and backward."""
+
+    pretrain: float
+    finetune: float
+    device: str
+
+
+def model_of(config: Config, channels: int) -> Method:
+    """The configured pretraining model; the default one where none is pretrained."""
+    name = config.pretrain.method if config.pretrain.method in METHODS else next(iter(METHODS))
+    return METHODS[name](config, Shape(channels, config.cache.size, config.cache.patch))
+
+
+def parameters(module: nn.Module) -> int:
+    """Trainable numbers of a module."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def measure(model: Method, config: Config) -> Speed:
+    """Time a few steps at the schedule's mean ratio."""
+    device = torch.device("cuda" if torch.cuda.is_available() and config.resources.gpu != "no" else "cpu")
+    model = model.to(device)
+    shape: Shape = model.shape  # type: ignore[assignment]
+    batch = _made_up(shape, device)
+    autocast = Autocast(config.resources.precision, device)
+    ratio = (config.mask.ratio.start + config.mask.ratio.end) / 2
+    coords = shape.coords().to(device)
+
+    def pretrain() -> Tensor:
+        return model(batch, ratio, config.mask.strength.start, 0).loss.mean()
+
+    def encode() -> Tensor:
+        return model.encoder(batch.patches, coords).float().square().mean()
+
+    pretraining = _samples_per_second(pretrain, autocast, device)
+    finetuning = _samples_per_second(encode, autocast, device) / _SEGMENTER
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return Speed(pretraining, finetuning, name)
+
+
+def _samples_per_second(loss: Callable[[], Tensor], autocast: Autocast, device: torch.device) -> float:
+    seconds = []
+    for _ in range(1 + _STEPS):
+        began = time.perf_counter()
+        with autocast():
+            value = loss()
+        value.backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - began)
+    return _BATCH / min(seconds[1:])  # the first step also allocates
+
+
+def _made_up(shape: Shape, device: torch.device) -> Batch:
+    tokens, dims = math.prod(shape.grid), shape.dims
+    generator = torch.Generator().manual_seed(0)
+    return Batch(
+        position=torch.arange(_BATCH, device=device),
+        sample=np.arange(_BATCH),
+        patches=torch.rand(_BATCH, tokens, shape.token_dim, generator=generator).to(device),
+        valid=torch.full((_BATCH, tokens), 255, dtype=torch.uint8, device=device),
+        label=torch.zeros(_BATCH, tokens, shape.pixels, dtype=torch.uint8, device=device),
+        labelled=torch.zeros(_BATCH, dtype=torch.bool, device=device),
+        box=torch.tensor([[0] * dims + list(shape.size)] * _BATCH, dtype=torch.int32, device=device),
+        scores=torch.rand(_BATCH, tokens, generator=generator).to(device),
+    )

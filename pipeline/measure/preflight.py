@@ -1,0 +1,230 @@
+"""What can be known before anything is started: inputs, sizes, resources, storage, an estimate of time.
+
+Nothing here starts Ray or writes a file; a cluster that the run would join is not asked.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+from rich.table import Table
+from rich.text import Text
+from upath import UPath
+
+from pipeline.measure.estimate import Speed, measure, model_of, parameters
+from pipeline.predict import find_images
+from pipeline.report.wording import duration, number
+from preprocessing.case import Case, Rejection
+from preprocessing.errors import ConfigError
+from preprocessing.layouts import load_cases
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
+_COMPRESSION = 2.5  # zstd on float16 patches of ultrasound; measured 2.6 to 3.5
+_GIB = 2**30
+
+
+@dataclass
+class Preflight:
+    """Facts by section, in the order in which they are shown."""
+
+    facts: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+
+    def add(self, section: str, name: str, value: str) -> None:
+        """One line of the report."""
+        self.facts.setdefault(section, []).append((name, value))
+
+    def table(self) -> Table:
+        """The facts for a terminal or a log."""
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for section, facts in self.facts.items():
+            table.add_row(Text(section, style="bold"), "")
+            for name, value in facts:
+                table.add_row(Text(f"  {name}"), Text(value))
+        return table
+
+
+def input_mistakes(config: Config, needs: Sequence[str]) -> list[str]:
+    """Every mistake about inputs and resources that can be found at once and cheaply.
+
+    Args:
+        config: checked for itself already.
+        needs: "data" (the data set), "checkpoint" (where one is named), "predict" (images to segment).
+    """
+    mistakes = _resource_mistakes(config)
+    if len(config.cache.size) != config.data.dims:
+        mistakes.append(
+            f"cache.size = {list(config.cache.size)}: data.dims = {config.data.dims} needs {config.data.dims} numbers"
+        )
+    run = UPath(config.run.dir)
+    if run.exists() and not run.is_dir():
+        mistakes.append(f"run.dir = {config.run.dir}: is a file; give a folder")
+    if "data" in needs:
+        mistakes += _told(lambda: load_cases(config.data))
+    if "checkpoint" in needs and config.checkpoint and not UPath(config.checkpoint).is_dir():
+        mistakes.append(f"checkpoint = {config.checkpoint}: there is no such folder")
+    if "predict" in needs:
+        mistakes += _told(lambda: find_images(config.predict.input))
+    return mistakes
+
+
+def preflight(config: Config) -> tuple[Preflight, list[str]]:
+    """The report of a dry run, and the mistakes that would stop the run."""
+    report, mistakes = Preflight(), _resource_mistakes(config)
+    cases: list[Case] = []
+    rejected: list[Rejection] = []
+    channels = 1
+    try:
+        cases, rejected = load_cases(config.data)
+        channels = len(cases[0].images)
+    except ConfigError as error:
+        mistakes += error.mistakes
+    _describe_data(report, config, cases, rejected)
+    samples = len(cases)  # one image a case in two dimensions
+    _describe_samples(report, config, samples, channels)
+    model = model_of(config, channels)
+    report.add(
+        "model", "parameters", f"{number(parameters(model.encoder))} encoder, {number(parameters(model))} in all"
+    )
+    _describe_resources(report, config)
+    mistakes += _describe_storage(report, config, samples, channels)
+    if samples:
+        _describe_time(report, config, measure(model, config), samples, sum(bool(case.labels) for case in cases))
+    return report, mistakes
+
+
+def _told(check: Callable[[], object]) -> list[str]:
+    try:
+        check()
+    except ConfigError as error:
+        return error.mistakes
+    return []
+
+
+def _describe_data(report: Preflight, config: Config, cases: list[Case], rejected: list[Rejection]) -> None:
+    labelled = sum(bool(case.labels) for case in cases)
+    strata = Counter(case.stratum for case in cases if case.stratum)
+    files = [len(case.files) for case in cases]
+    report.add("data", "root", f"{config.data.root} (layout {config.data.layout})")
+    report.add("data", "cases", f"{number(len(cases))}, {number(labelled)} of them labelled")
+    if strata:
+        report.add("data", "by class", ", ".join(f"{name} {count}" for name, count in sorted(strata.items())))
+    if files:
+        each = f"{min(files)}" if min(files) == max(files) else f"{min(files)} to {max(files)}"
+        report.add("data", "files", f"{number(sum(files))}, {each} a case")
+    report.add("data", "left out", f"{len(rejected)}" + "".join(f"\n{r.case}: {r.reason}" for r in rejected[:3]))
+
+
+def _describe_samples(report: Preflight, config: Config, samples: int, channels: int) -> None:
+    tokens = math.prod(config.cache.grid)
+    grid, patch = (" x ".join(map(str, numbers)) for numbers in (config.cache.grid, config.cache.patch))
+    report.add("samples", "samples", number(samples))
+    report.add("samples", "patches a sample", f"{tokens} ({grid} patches of {patch} pixels)")
+    decoded = samples * config.cache.sample_bytes(channels) / 2**20
+    fits = "fits" if decoded <= config.loader.memory_mb else "streams, since more than"
+    report.add("samples", "in memory", f"{decoded:.0f} MiB, {fits} loader.memory_mb = {config.loader.memory_mb}")
+
+
+def _describe_resources(report: Preflight, config: Config) -> None:
+    asked = config.resources
+    each = f"{asked.cpus_per_worker} cores" if asked.cpus_per_worker else "an even share of the cores"
+    report.add("resources", "asked for", f"{asked.workers} worker(s), {each} each, GPU: {asked.gpu}")
+    gpus = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) or "none"
+    memory = psutil.virtual_memory()
+    report.add(
+        "resources",
+        "this machine",
+        f"{_cores()} cores, {memory.available / _GIB:.1f} of {memory.total / _GIB:.1f} GiB memory free, GPU: {gpus}",
+    )
+    if _address(config):
+        report.add("resources", "cluster", f"{_address(config)}, not asked by a dry run")
+
+
+def _describe_storage(report: Preflight, config: Config, samples: int, channels: int) -> list[str]:
+    cache = config.cache.dir or f"{config.run.dir}/cache"
+    report.add("storage", "run.dir", f"{config.run.dir} ({_sharing(config.run.dir)})")
+    if config.cache.dir:
+        report.add("storage", "cache.dir", f"{cache} ({_sharing(cache)})")
+    need = samples * config.cache.sample_bytes(channels) / _COMPRESSION
+    if not _is_local(cache):
+        report.add("storage", "cache", f"about {need / _GIB:.2f} GiB")
+        return []
+    free = shutil.disk_usage(_existing(Path(cache))).free
+    report.add("storage", "cache", f"about {need / _GIB:.2f} GiB, {free / _GIB:.1f} GiB free")
+    if need > free:
+        return [f"{cache}: the cache needs about {need / _GIB:.1f} GiB and {free / _GIB:.1f} GiB are free"]
+    return []
+
+
+def _describe_time(report: Preflight, config: Config, speed: Speed, samples: int, labelled: int) -> None:
+    train = 1 - config.data.val_fraction - config.data.test_fraction
+    pretrain = samples * train * config.pretrain.epochs / speed.pretrain
+    finetune = labelled * train * config.data.label_fraction * config.finetune.epochs / speed.finetune
+    report.add("time", "measured here", f"{speed.pretrain:.0f} samples/s pretraining, {speed.device}")
+    total = finetune
+    if config.search.enabled:
+        trials = config.search.trials + config.search.finalists * config.search.repeats
+        search = pretrain / config.pretrain.epochs * config.search.epochs * trials
+        report.add("time", "search", f"at most {duration(search)} of one worker's time")
+        total += search
+    if config.pretrain.method != "scratch":
+        report.add("time", "pretraining", f"about {duration(pretrain)}")
+        total += pretrain
+    report.add("time", "fine-tuning", f"about {duration(finetune)}")
+    report.add("time", "in all", f"about {duration(total)} on one such device; more workers with GPUs share it")
+
+
+def _resource_mistakes(config: Config) -> list[str]:
+    """Demands that this machine can never meet: Ray would wait for them for ever."""
+    if _address(config):
+        return []
+    asked, cores, gpus = config.resources, _cores(), torch.cuda.device_count()
+    mistakes = []
+    if asked.gpu == "yes" and gpus < asked.workers:
+        mistakes.append(
+            f"resources.gpu = yes: {asked.workers} worker(s) need a GPU each and this machine has {gpus}; "
+            "set resources.gpu=no, or join a cluster with run.address"
+        )
+    needed = asked.workers * max(asked.cpus_per_worker, 1)
+    if needed > cores:
+        mistakes.append(
+            f"resources.workers = {asked.workers} with resources.cpus_per_worker = {asked.cpus_per_worker}: "
+            f"needs {needed} cores and this machine has {cores}"
+        )
+    return mistakes
+
+
+def _address(config: Config) -> str:
+    address = config.run.address or os.environ.get("RAY_ADDRESS", "")
+    return "" if address == "local" else address
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _is_local(path: str) -> bool:
+    return UPath(path).protocol in ("", "file", "local")
+
+
+def _sharing(path: str) -> str:
+    return "this machine only, unless a shared mount" if _is_local(path) else "shared by all nodes"
+
+
+def _existing(path: Path) -> Path:
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path

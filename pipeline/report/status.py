@@ -1,0 +1,66 @@
+"""How far a run is, read from its folder; the run itself is not disturbed."""
+
+from __future__ import annotations
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+from upath import UPath
+
+from pipeline.report.data import STAGES
+from pipeline.report.wording import duration, number
+from pipeline.runfolder import RunFolder
+from pipeline.training.history import read_history
+from preprocessing.errors import ConfigError
+
+_SHOWN = ("loss", "probe_dsc", "val_dsc")
+
+
+def status(root: str) -> Group:
+    """Stages with their time and newest numbers, then the metrics there are.
+
+    Raises:
+        ConfigError: the folder holds no run.
+    """
+    folder = RunFolder(root, say=lambda _: None)
+    if not (folder.root / "config.yaml").exists():
+        raise ConfigError(f"{root}: holds no run (no config.yaml in it)")
+    stages = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("stage", "state", "time", "newest"):
+        stages.add_column(column, justify="right" if column == "time" else "left")
+    for name in STAGES:
+        record = folder.stage_record(name)
+        state = "not begun" if record is None else "done" if record["done"] else "begun"
+        time = duration(record["seconds"]) if record and record["seconds"] else ""
+        stages.add_row(name, state, time, _newest(folder.root / name))
+    driver = "a driver holds this run" if UPath(folder.lock_file).exists() else "no driver holds this run"
+    return Group(Text(f"{folder.root}: {driver}"), stages, *_metrics(folder))
+
+
+def _newest(folder: UPath) -> str:
+    records = read_history(folder)
+    if not records:
+        return ""
+    values = []
+    for name in _SHOWN:
+        known = [record[name] for record in records if record.get(name) is not None]
+        if known:
+            values.append(f"{name} {number(known[-1])}")
+    return ", ".join([f"epoch {records[-1]['epoch']}", *values])
+
+
+def _metrics(folder: RunFolder) -> list[Text]:
+    metrics = folder.read_metrics()
+    lines = []
+    test = metrics.get("segmentation", {}).get("test", {})
+    if test:
+        shown = ", ".join(f"{name} {number(test.get(name))}" for name in ("dsc", "ppv", "sen", "hd95"))
+        lines.append(f"test: {shown} over {test.get('cases')} cases")
+    rates = metrics.get("selection", {}).get("lesion_hit_rate") or {}
+    if rates:
+        lines.append(
+            "hit rate: " + ", ".join(f"{number(rate, 2)} at {float(share):.0%}" for share, rate in rates.items())
+        )
+    if (folder.root / "report.html").exists():
+        lines.append(f"report: {folder.root / 'report.html'}")
+    return [Text(line) for line in lines]

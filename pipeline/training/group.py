@@ -1,0 +1,112 @@
+"""A Ray Train worker group around a training loop: resources, failures, resumption, and errors that stay readable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import ray
+import ray.train
+import torch
+from ray.train.torch import TorchTrainer
+from upath import UPath
+
+from pipeline.training.precision import ResourceSettings
+from pipeline.training.session import Session, TrainSession
+from preprocessing.errors import RunError
+from preprocessing.lock import check_owner
+
+Task = TypeVar("Task")
+
+
+@dataclass(frozen=True)
+class GroupTask(Generic[Task]):
+    """What every worker of a group receives."""
+
+    loop: Callable[[Task, Session], None]
+    task: Task
+    threads: int
+    lock: str
+    token: str
+    failure: str
+
+
+def train_group(
+    loop: Callable[[Task, Session], None],
+    task: Task,
+    folder: UPath,
+    resources: ResourceSettings,
+    keep_checkpoints: int,
+    lock: str,
+    token: str,
+) -> None:
+    """Run `loop(task, session)` on the configured workers, from the newest checkpoint in `folder` on.
+
+    Args:
+        loop: importable on the workers.
+        task: its argument; plain data.
+        folder: storage of the group's checkpoints, shared by all nodes.
+        resources: workers, devices, tolerated failures.
+        keep_checkpoints: newest checkpoints kept.
+        lock, token: lock file of the run and its owner; a worker whose driver lost the run must not write.
+
+    Raises:
+        RunError: the loop ended with one, or the group failed more often than allowed.
+    """
+    failure = folder / "failure.txt"
+    failure.unlink(missing_ok=True)
+    cpus, gpu = per_worker(resources)
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"group": GroupTask(loop, task, cpus, lock, token, str(failure))},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=resources.workers, use_gpu=gpu, resources_per_worker={"CPU": cpus} | ({"GPU": 1} if gpu else {})
+        ),
+        run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # the checker sees the old API's class
+            name="train",
+            storage_path=str(folder),
+            failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]
+                max_failures=resources.max_failures, controller_failure_limit=3
+            ),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=keep_checkpoints),
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise RunError(f"training in {folder} failed for good: {_innermost(error)}") from error
+    if failure.exists():
+        raise RunError(failure.read_text())
+
+
+def per_worker(resources: ResourceSettings) -> tuple[int, bool]:
+    """CPU cores and whether a GPU for each worker, from the settings and what the cluster has."""
+    cluster = ray.cluster_resources()
+    gpu = resources.gpu == "yes" or (resources.gpu == "auto" and cluster.get("GPU", 0) >= 1)
+    cpus = resources.cpus_per_worker or max(1, int(cluster.get("CPU", 1)) // resources.workers)
+    return cpus, gpu
+
+
+def device_for_inference() -> torch.device:
+    """A GPU of this process if it has one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _work(config: dict[str, Any]) -> None:
+    group: GroupTask[Any] = config["group"]
+    torch.set_num_threads(group.threads)
+    session = TrainSession(lambda: check_owner(group.lock, group.token))
+    try:
+        group.loop(group.task, session)
+    except RunError as error:
+        # every worker meets the same mistake; trying again would only repeat it
+        if session.rank == 0:
+            UPath(group.failure).write_text(str(error))
+
+
+def _innermost(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,71 @@
+"""Shows the progress of a training that runs on other processes, from the history that it writes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from upath import UPath
+
+from pipeline.training.history import read_history
+from pipeline.training.progress import StageProgress
+
+_POLL_S = 2.0
+
+
+@contextmanager
+def watching(title: str, folder: UPath, epochs: int, metric: str = "loss") -> Iterator[None]:
+    """Count the epochs in the folder's history while the body runs.
+
+    Args:
+        title: of the stage.
+        folder: where history.jsonl grows.
+        epochs: epochs in all.
+        metric: field of a record that is shown beside; the newest that there is.
+    """
+
+    def look() -> tuple[int, str]:
+        records = read_history(folder)
+        values = [f"{metric} {r[metric]:.4f}" for r in records if isinstance(r.get(metric), float)]
+        return (records[-1]["epoch"] if records else 0), (values[-1] if values else "")
+
+    with _polled(title, epochs, "epochs", look):
+        yield
+
+
+@contextmanager
+def watching_trials(title: str, folder: UPath, epochs: int, trials: int, metric: str) -> Iterator[None]:
+    """Count the epochs of all trials, those that were stopped early included, while the body runs."""
+
+    def look() -> tuple[int, str]:
+        if not folder.exists():
+            return 0, ""
+        histories = [read_history(trial) for trial in folder.iterdir()]
+        records = [record for history in histories for record in history]
+        newest = [history[-1]["epoch"] for history in histories if history]
+        values = [r[metric] for r in records if metric in r]
+        return sum(newest), f"best {metric} {max(values):.3f}" if values else ""
+
+    with _polled(title, epochs * trials, "epochs at most", look):
+        yield
+
+
+@contextmanager
+def _polled(title: str, total: int, unit: str, look: Callable[[], tuple[int, str]]) -> Iterator[None]:
+    ended = threading.Event()
+    done, _ = look()
+    with StageProgress(title, total, unit, done=done) as progress:
+
+        def poll() -> None:
+            while not ended.wait(_POLL_S):
+                progress.update(*look())
+
+        thread = threading.Thread(target=poll, name="watch", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            progress.update(*look())
