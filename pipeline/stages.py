@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
 import yaml
 from upath import UPath
 
@@ -42,6 +43,7 @@ from preprocessing.case import Case
 from preprocessing.errors import RunError
 from preprocessing.layouts import load_cases
 from preprocessing.scores import ScoreTable, open_features, score_cache
+from preprocessing.selection_benchmark import selection_table
 from preprocessing.splits import Splits, make_splits
 from preprocessing.storage import write_text
 from tune_spaces import SPACES, choices
@@ -106,6 +108,12 @@ class Pipeline:
                 features = open_features(cache, cases, self.config.selection, self._scores_dir)
                 part = report_selection(cache, splits, table, features, stage.folder, self.config.run.seed)
                 self.folder.merge_metrics({"selection": part})
+
+    def selection_table(self) -> pd.DataFrame:
+        """Hit rates of every rule on the test cases, see `preprocessing.selection_benchmark`."""
+        train, test = self.splits.pretraining(), self.splits.cases("test")
+        settings, seed = self.config.selection, self.config.run.seed
+        return selection_table(self.cache, train, test, settings, self._scores_dir, seed)
 
     def search(self) -> None:
         """Short pretrainings to choose the mask schedule by."""

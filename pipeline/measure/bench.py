@@ -13,6 +13,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -112,7 +113,7 @@ def _median(call: Callable[[], object], times: int) -> float:
 
 
 def bench(config: Config) -> None:
-    """Preprocess the configured data set, measure, print the table and write RUN_DIR/bench.json.
+    """Preprocess the configured data set, measure, print the tables, write RUN_DIR/bench.json and selection.csv.
 
     Raises:
         RunError: a target is missed.
@@ -123,13 +124,16 @@ def bench(config: Config) -> None:
         pipeline.preprocess()
         task = pipeline.pretrain_task()
         figures = pipeline_figures(pipeline)
+        rules = pipeline.selection_table()
     figures |= choosing(task) | reading(task)
     with tempfile.TemporaryDirectory() as folder:
         large = reading(enlarged(task, folder, memory_mb=_SMALL_MEMORY_MB, times=4.0))
     figures |= {f"{name}, cache 4 x memory": figure for name, figure in large.items()}
     root = UPath(config.run.dir)
     write_text(root / "bench.json", json.dumps({name: vars(figure) for name, figure in figures.items()}, indent=1))
-    Console(width=None if sys.stdout.isatty() else 110).print(_table(figures))
+    write_text(root / "selection.csv", rules.to_csv(index_label="ranking"))
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(_rules(rules), _table(figures))
     missed = [name for name, figure in figures.items() if not figure.met]
     if missed:
         raise RunError(f"targets missed: {', '.join(missed)}")
@@ -146,6 +150,13 @@ def pipeline_figures(pipeline: Pipeline) -> dict[str, Figure]:
         if name in selection:
             figures[f"{name} at 25 %"] = Figure(selection[name]["0.25"], "share of lesion patches")
     return figures
+
+
+def _rules(rules: pd.DataFrame) -> Table:
+    table = Table("hit rate of a ranking on the test cases, at", *rules.columns)
+    for name, row in rules.iterrows():
+        table.add_row(str(name), *(f"{value:.3f}" if value < 1.0001 else f"{value:.0f}" for value in row))
+    return table
 
 
 def _table(figures: dict[str, Figure]) -> Table:

@@ -138,7 +138,9 @@ def test_a_frozen_encoder_stays_as_it_was(run: Run) -> None:
     training = Finetuning(task, LocalSession(run.folder / "frozen-checkpoints"))
     before = {name: value.clone() for name, value in training.learner.model.state_dict().items()}
     training.run()
-    moved = {name for name, value in training.learner.model.state_dict().items() if not torch.equal(value, before[name])}
+    moved = {
+        name for name, value in training.learner.model.state_dict().items() if not torch.equal(value, before[name])
+    }
     assert moved
     assert not any(name.startswith("encoder.") for name in moved)
 
