@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from pipeline.training.environment import prepare
 from preprocessing.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def run(job: Callable[[Config], object], doc: str, needs: Sequence[str], words: 
         config = _checked(arguments, unknown, needs)
         if arguments.dry_run:
             return _dry_run(config)
+        prepare(config.run.address)  # the job imports Ray
         job(config)
     except ConfigError as error:
         count = len(error.mistakes)

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from pipeline.benchmark import BenchmarkSettings
 from pipeline.evaluate import EvaluateSettings
 from pipeline.feedback import FeedbackSettings
-from pipeline.finetune import FinetuneSettings
+from pipeline.finetune_settings import FinetuneSettings
 from pipeline.models.encoder import EncoderSettings
 from pipeline.models.mae import DecoderSettings
 from pipeline.models.segmenter import SegmenterSettings

@@ -18,7 +18,6 @@ from torch import Tensor
 from upath import UPath
 
 from pipeline.checkpoint import load_weights, save_weights, transfer
-from pipeline.finetune_settings import FinetuneSettings
 from pipeline.models.encoder import Encoder, EncoderSettings
 from pipeline.models.segmenter import Segmenter
 from pipeline.segmentation.augment import augment
@@ -42,8 +41,6 @@ from preprocessing.splits import Splits
 
 if TYPE_CHECKING:
     from pipeline.config import Config
-
-__all__ = ["FinetuneSettings", "FinetuneTask", "Finetuning", "finetune", "finetune_loop"]
 
 _BEST = "best."
 
