@@ -90,7 +90,7 @@ def _labels(cases: pd.DataFrame) -> dict[str, int]:
 
 def _hit_rates(data: ReportData) -> list[tuple[str, list[float | None]]]:
     selection = data.metrics.get("selection") or {}
-    names = {"lesion_hit_rate": "selection", "no_clusters": "same features, no clusters", "random": "random"}
+    names = {"lesion_hit_rate": "selection", "no_clusters": "darkness and centrality, no clusters", "random": "random"}
     return [
         (label, [(selection[key] or {}).get(s) for s in SHARES]) for key, label in names.items() if key in selection
     ]
