@@ -8,6 +8,7 @@ mask is a function of the training's position alone: equal on any number of work
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -17,9 +18,9 @@ _LOW32 = 0xFFFFFFFF
 
 def _mix(x: Tensor) -> Tensor:
     """The 32-bit finaliser of MurmurHash3; int64 products wrap, which leaves the low 32 bits right."""
-    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & _LOW32
-    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & _LOW32
-    return x ^ (x >> 16)
+    x = (x ^ (x >> 16)).mul_(0x85EBCA6B).bitwise_and_(_LOW32)
+    x.bitwise_xor_(x >> 13).mul_(0xC2B2AE35).bitwise_and_(_LOW32)
+    return x.bitwise_xor_(x >> 16)
 
 
 def keyed_uniform(seed: int, sample: Tensor, count: int, stream: int = 0) -> Tensor:
@@ -37,9 +38,14 @@ def keyed_uniform(seed: int, sample: Tensor, count: int, stream: int = 0) -> Ten
     start = torch.tensor([(seed * 0x9E3779B1 + stream * 0x7F4A7C15) & _LOW32], device=sample.device)
     key = _mix(start ^ (sample & _LOW32))
     key = _mix(key ^ ((sample >> 32) & _LOW32) ^ 0x165667B1)
-    token = torch.arange(count, device=sample.device, dtype=torch.int64)
-    mixed = _mix(_mix(key[:, None] ^ _mix(token + 0x27D4EB2F)[None, :]) ^ key[:, None])
-    return (mixed >> 8).to(torch.float32) * 2.0**-24
+    key = key[:, None]
+    mixed = _mix(_mix(key ^ _token_hash(count, sample.device)).bitwise_xor_(key))
+    return (mixed >> 8).to(torch.float32).mul_(2.0**-24)
+
+
+@lru_cache(maxsize=16)  # few counts and devices; the same numbers every step
+def _token_hash(count: int, device: torch.device) -> Tensor:
+    return _mix(torch.arange(count, device=device, dtype=torch.int64) + 0x27D4EB2F)[None, :]
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ def choose_mask(real: Tensor, scores: Tensor | None, noise: Tensor, ratio: float
         scores: float [B, N], lesion scores standardised per sample; None for random masking.
         noise: float [B, N] in [0, 1).
         ratio: share of the real patches to mask, in (0, 1).
-        strength: weight of the scores; a float, or float [B, 1] for one a sample.
+        strength: weight of the scores.
     """
     rank = noise if scores is None else noise + strength * scores
     order = rank.masked_fill(~real, torch.inf).argsort(dim=1, stable=True)  # padding last

@@ -12,7 +12,7 @@ from pipeline.methods.base import Masking, Shape, StepResult
 from pipeline.models.encoder import Encoder
 from pipeline.models.mae import MaskedAutoencoder
 from pipeline.training.loader import Batch
-from pipeline.training.tokens import real_pixels
+from pipeline.training.tokens import CANDIDATE, real_pixels
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -39,9 +39,11 @@ class MpsAms(Masking):
     def plan(self, batch: Batch, ratio: float, strength: float, seed: int) -> MaskPlan:
         """The batch's masks: a function of seed, global position, scores, ratio and strength."""
         noise = keyed_uniform(seed, batch.position, batch.valid.shape[1], _NOISE)
-        coin = keyed_uniform(seed, batch.position, 1, _COIN)
-        strengths = torch.where(coin < self.random_share, 0.0, strength)
-        return choose_mask(batch.valid >= 128, batch.scores, noise, ratio, strengths)
+        scores = batch.scores if strength else None
+        if scores is not None and self.random_share:
+            coin = keyed_uniform(seed, batch.position, 1, _COIN)
+            scores = scores * (coin >= self.random_share)
+        return choose_mask(batch.valid >= CANDIDATE, scores, noise, ratio, strength)
 
     def reconstruct(self, batch: Batch, plan: MaskPlan) -> Tensor:
         """Predicted patches [b, N, D]; with normalised targets put back to each patch's own mean and spread."""
