@@ -11,8 +11,9 @@ def space() -> dict[str, Any]:
     """Dotted configuration fields and where their values are drawn from.
 
     The paper's own ratios and formula are not known; a quick look on ultrasound showed that low ratios waste a
-    short training, so that the ranges lie high. A strength of .3 weighs score and noise alike; with scores that find most
-    lesions much more hides nearly every lesion from the encoder, whose probe then falls, so that the range ends there.
+    short training, so that the ranges lie high. A strength of .3 weighs score and noise alike. With scores that
+    find most lesions, much more hides nearly every lesion from the encoder, whose probe then falls: the range ends
+    there.
     """
     return {
         "mask.ratio.family": tune.choice(["constant", "linear", "cosine", "sigmoid", "step"]),
