@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pydantic import Field, field_validator
 
-from pydantic import Field
-
+from pipeline.methods import METHODS
 from preprocessing.settings import Settings
+
+SCRATCH = "scratch"
 
 
 class PretrainSettings(Settings):
     """Masked-image pretraining; all counts are over the whole group of workers."""
 
-    method: Literal["mps_ams", "scratch"] = Field(
-        "mps_ams", description="Pretraining method; scratch: none, fine-tuning starts from random weights."
+    method: str = Field(
+        "mps_ams",
+        description=f"Pretraining method ({', '.join(METHODS)}); {SCRATCH}: none, from random weights.",
     )
     epochs: int = Field(100, ge=1, description="Passes over the pretraining samples.")
     batch: int = Field(64, ge=2, description="Samples of a step over all workers together.")
@@ -36,3 +38,10 @@ class PretrainSettings(Settings):
     patience: int = Field(0, ge=0, description="Stop after this many probes without a better validation DSC; 0: never.")
     noise_every: int = Field(10, ge=0, description="Steps between measurements of the gradient-noise scale; 0: never.")
     pictures: int = Field(4, ge=0, description="Samples drawn at each probe: image, scores, mask, reconstruction.")
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, method: str) -> str:
+        if method not in (*METHODS, SCRATCH):
+            raise ValueError(f"there is no method {method!r}, there are {', '.join((*METHODS, SCRATCH))}")
+        return method

@@ -105,6 +105,11 @@ class RunFolder:
         """What stage.json says: inputs, done, seconds; None if the stage never began."""
         return read_json(self.root / name / "stage.json")
 
+    def is_done(self, name: str, inputs: Mapping[str, Any]) -> bool:
+        """Whether a stage stands finished for these inputs."""
+        record = self.stage_record(name)
+        return record is not None and record["done"] and record["inputs"] == json.loads(json.dumps(inputs))
+
     def merge_metrics(self, part: Mapping[str, Any]) -> None:
         """Put a job's part into metrics.json, section by section; the other sections stay."""
         path = self.root / "metrics.json"

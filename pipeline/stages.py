@@ -26,6 +26,7 @@ from pipeline.configuration.resolve import dump
 from pipeline.finetune import FinetuneTask
 from pipeline.finetune import finetune as train_segmenter
 from pipeline.pretrain import PretrainTask, pretrain_loop, selection_key
+from pipeline.pretrain_settings import SCRATCH
 from pipeline.report.page import write_report
 from pipeline.report.selection import report_selection
 from pipeline.runfolder import RunFolder
@@ -84,15 +85,21 @@ class Pipeline:
         splits.write(self.splits_file)
         return splits
 
-    @functools.cached_property
+    @property
+    def scheduled(self) -> Config:
+        """The configuration with the mask schedule that was searched, where one was."""
+        return self._with_choice(self.config, "search", self.config.search.enabled, self._search_inputs)
+
+    @property
     def searched(self) -> Config:
-        """The configuration with what the searches chose, where there were any."""
-        settings, config = self.config.search, self.config
-        for name, wanted in (("search", settings.enabled), ("search_finetune", settings.finetune)):
-            record = self.folder.stage_record(name)
-            if wanted and record is not None and record["done"]:
-                config = with_fields(config, yaml.safe_load((self.folder.root / name / BEST_FILE).read_text()))
-        return config
+        """The same with the settings of fine-tuning that were searched, where they were."""
+        wanted = self.config.search.finetune
+        return self._with_choice(self.scheduled, "search_finetune", wanted, self._finetune_search_inputs)
+
+    def _with_choice(self, config: Config, name: str, wanted: bool, inputs: Callable[[], dict[str, Any]]) -> Config:
+        if not wanted or not self.folder.is_done(name, inputs()):
+            return config
+        return with_fields(config, yaml.safe_load((self.folder.root / name / BEST_FILE).read_text()))
 
     def preprocess(self) -> None:
         """Scans to patch cache, splits and lesion scores; hit rates on the test cases' labels."""
@@ -117,31 +124,28 @@ class Pipeline:
 
     def search(self) -> None:
         """Short pretrainings to choose the mask schedule by."""
-        if not self.config.search.enabled or self.config.pretrain.method == "scratch":
+        if not self.config.search.enabled or self.config.pretrain.method == SCRATCH:
             print("search: switched off, the configured mask schedule is used")
             return
         self._needs_labels()
-        sections = self._sections("selection", "mask", "model", "decoder", "pretrain", "search")
-        with self.folder.stage("search", {**self._data_inputs(), **sections}) as stage:
+        with self.folder.stage("search", self._search_inputs()) as stage:
             if stage.done:
                 return
             space = space_of("mask_schedule")
             study = schedule_study(self.config.search)
             self._search(replace(self.pretrain_task(space), folder=str(stage.folder)), study, space, "search")
-        self.__dict__.pop("searched", None)
 
     def search_finetune(self) -> None:
         """Fine-tunings from the pretrained encoder to choose the fine-tuning's settings by."""
         if not self.config.search.finetune:
             return
         self._needs_labels()
-        with self.folder.stage("search_finetune", self._finetune_inputs() | self._sections("search")) as stage:
+        with self.folder.stage("search_finetune", self._finetune_search_inputs()) as stage:
             if stage.done:
                 return
             space = space_of("finetune")
             study = finetune_study(self.config.finetune)
             self._search(self._finetune_task(stage.folder), study, space, "search_finetune")
-        self.__dict__.pop("searched", None)
 
     def _search(self, task: Any, study: Study[Any], space: Space, name: str) -> None:
         folder, settings = UPath(task.folder), self.config.search
@@ -154,8 +158,8 @@ class Pipeline:
 
     def pretrain(self) -> None:
         """Masked-image pretraining on the training images."""
-        config = self.searched
-        if config.pretrain.method == "scratch":
+        config = self.scheduled
+        if config.pretrain.method == SCRATCH:
             print("pretrain: method scratch, nothing to train")
             return
         with self.folder.stage("pretrain", self._pretrain_inputs()) as stage:
@@ -197,7 +201,7 @@ class Pipeline:
             "cases": [case.id for case in cases],
             "root": config.data.root,
             "checkpoint": _digest((UPath(checkpoint) / "meta.json"), (UPath(checkpoint) / "model.safetensors")),
-            **self._sections("evaluate"),
+            **_sections(config, "evaluate"),
         }
         with self.folder.stage("evaluate", inputs) as stage:
             if stage.done:
@@ -239,7 +243,7 @@ class Pipeline:
 
     def pretrain_task(self, space: Space | None = None) -> PretrainTask:
         """The pretraining as configured or chosen; with a space, a score table for every selection that it may draw."""
-        config = self.config if space else self.searched
+        config = self.config if space else self.scheduled
         scores = {}
         if config.mask.selects or space:
             for fields in choices(space.fields if space else {}, "selection."):
@@ -248,12 +252,23 @@ class Pipeline:
         return PretrainTask(config, self.cache_dir, self.splits_file, scores, str(self.folder.root / "pretrain"))
 
     def _finetune_task(self, folder: UPath) -> FinetuneTask:
-        scratch = self.searched.pretrain.method == "scratch"
+        scratch = self.searched.pretrain.method == SCRATCH
         encoder = None if scratch else str(self.folder.root / "pretrain" / "encoder")
         return FinetuneTask(self.searched, self.cache_dir, self.splits_file, encoder, str(folder))
 
+    def _search_inputs(self) -> dict[str, Any]:
+        names = ("selection", "mask", "model", "decoder", "pretrain", "search")
+        return self._data_inputs() | _sections(self.config, *names)
+
+    def _pretrain_inputs(self) -> dict[str, Any]:
+        names = ("selection", "mask", "model", "decoder", "loader", "pretrain")
+        return self._data_inputs() | _sections(self.scheduled, *names)
+
+    def _finetune_search_inputs(self) -> dict[str, Any]:
+        return self._pretrain_inputs() | _sections(self.config, "finetune", "segmenter", "search")
+
     def _finetune_inputs(self) -> dict[str, Any]:
-        return {**self._pretrain_inputs(), **self._sections("finetune", "segmenter")}
+        return self._pretrain_inputs() | _sections(self.searched, "finetune", "segmenter")
 
     def _data_inputs(self) -> dict[str, Any]:
         return {
@@ -263,13 +278,6 @@ class Pipeline:
             "seed": self.config.run.seed,
         }
 
-    def _pretrain_inputs(self) -> dict[str, Any]:
-        return {**self._data_inputs(), **self._sections("selection", "mask", "model", "decoder", "loader", "pretrain")}
-
-    def _sections(self, *names: str) -> dict[str, Any]:
-        config = self.config if "search" in names else self.searched
-        return {name: getattr(config, name).model_dump(mode="json") for name in names}
-
     def _needs_labels(self) -> None:
         if not self.splits.trainable:
             counts = ", ".join(f"{part} {len(self.splits.labelled(part))}" for part in ("train", "val", "test"))
@@ -277,6 +285,10 @@ class Pipeline:
                 f"training needs labelled cases in each of train, val and test (there are: {counts}); add labels "
                 "or give data.splits. Preprocessing and scores do not need them"
             )
+
+
+def _sections(config: Config, *names: str) -> dict[str, Any]:
+    return {name: getattr(config, name).model_dump(mode="json") for name in names}
 
 
 @contextmanager

@@ -65,6 +65,21 @@ def test_a_changed_setting_redoes_what_depends_on_it_and_says_why(finished, caps
     stages.run(config)
 
 
+def test_the_settings_of_fine_tuning_are_searched_once(finished, capsys):
+    config, run = finished
+    wanted = with_fields(config, {"search.finetune": True, "search.repeats": 0, "search.enabled": False})
+    stages.run(wanted)
+    best = yaml.safe_load((run / "search_finetune" / "best.yaml").read_text())
+    inputs = json.loads((run / "finetune" / "stage.json").read_text())["inputs"]
+    assert inputs["finetune"]["layer_decay"] == best["finetune.layer_decay"]
+    capsys.readouterr()
+    stages.run(wanted)
+    said = capsys.readouterr().out
+    assert "search_finetune: already done" in said
+    assert "finetune: already done" in said
+    stages.run(config)
+
+
 def test_predictions_have_the_images_own_size(finished, tmp_path):
     config, _run = finished
     stages.predict(with_fields(config, {"predict.input": config.data.root, "predict.output": str(tmp_path)}))
