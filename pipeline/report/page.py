@@ -15,7 +15,7 @@ from pipeline.report import figures
 from pipeline.report.checks import attention
 from pipeline.report.data import ReportData, collect
 from pipeline.report.wording import duration, number
-from pipeline.training.history import write_whole
+from preprocessing.storage import write_text
 
 SHARES = ("0.1", "0.25", "0.5", "0.75")
 _TRIALS_SHOWN = 25
@@ -26,7 +26,7 @@ _TEST_METRICS = (("dsc", "DSC"), ("ppv", "PPV"), ("sen", "Sensitivity"), ("hd95"
 def write_report(root: str) -> str:
     """Write `report.html` into a run's folder from what its stages have left there; returns its path."""
     path = UPath(root) / "report.html"
-    write_whole(path, render(collect(root)))
+    write_text(path, render(collect(root)))
     return str(path)
 
 

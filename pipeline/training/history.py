@@ -9,6 +9,8 @@ from typing import Any
 
 from upath import UPath
 
+from preprocessing.storage import write_text
+
 Record = dict[str, Any]
 
 
@@ -59,23 +61,13 @@ class History:
     def _write(self) -> None:
         """The whole file anew (it is small), so that a kill leaves the old one or the new one, never half a line."""
         assert self._folder is not None
-        write_whole(self._folder / "history.jsonl", "".join(json.dumps(record) + "\n" for record in self.records))
+        write_text(self._folder / "history.jsonl", "".join(json.dumps(record) + "\n" for record in self.records))
 
 
 def read_history(folder: UPath) -> list[Record]:
     """The records of a stage's folder; empty where it has none."""
     path = folder / "history.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def write_whole(path: UPath, text: str) -> None:
-    """Write so that a reader never sees half a file: local files by rename; an object store does so by itself."""
-    if not _is_local(path):
-        path.write_text(text)
-        return
-    part = Path(f"{path}.part")
-    part.write_text(text)
-    part.replace(str(path))
 
 
 def _is_local(path: UPath) -> bool:
