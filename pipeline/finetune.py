@@ -20,13 +20,13 @@ from upath import UPath
 from pipeline.checkpoint import load_weights, save_weights, transfer
 from pipeline.models.encoder import Encoder, EncoderSettings
 from pipeline.models.segmenter import Segmenter
-from pipeline.segmentation.augment import augment
 from pipeline.segmentation.canvas import Canvas
 from pipeline.segmentation.losses import segmentation_loss
 from pipeline.segmentation.regions import region_masks
 from pipeline.segmentation.segmenter_file import SegmenterCard, save_segmenter
 from pipeline.segmentation.threshold import DEFAULT, Choice, choose_thresholds
 from pipeline.segmentation.validation import Validation
+from pipeline.training.augment import augment
 from pipeline.training.group import train_group
 from pipeline.training.history import History
 from pipeline.training.learner import Learner

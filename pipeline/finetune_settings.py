@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator
 
-from pipeline.segmentation.augment import AugmentSettings
+from pipeline.training.augment import AugmentSettings
 from preprocessing.settings import Settings
 
 

@@ -19,7 +19,6 @@ from upath import UPath
 
 from pipeline.checkpoint import load_weights, save_weights
 from pipeline.feedback import FeedbackRatio
-from pipeline.masking import keyed_uniform
 from pipeline.methods import METHODS, Masking, Method, Shape
 from pipeline.probe import Probe
 from pipeline.refresh import refresh_scores, refreshed_scores
@@ -33,15 +32,13 @@ from pipeline.training.meters import EpochMeter
 from pipeline.training.noise_scale import NoiseScale
 from pipeline.training.optim import learning_rate
 from pipeline.training.session import Session, sum_over_workers
-from pipeline.training.tokens import Mirror
+from pipeline.training.views import Views
 from preprocessing.cache import PatchCache
 from preprocessing.scores import ScoreTable
 from preprocessing.splits import Splits
 
 if TYPE_CHECKING:
     from pipeline.config import Config
-
-_MIRROR = 3  # stream of the keyed noise; the methods use 1 and 2
 
 
 @dataclass(frozen=True)
@@ -188,9 +185,8 @@ class Pretraining:
             torch.manual_seed(self.seed)
             model: Method = METHODS[self.settings.method](config, self.shape)
         self.learner = Learner(self.session, model, self.settings, config.resources, betas=(0.9, 0.95))
-        self.mirrors = [
-            Mirror(self.shape.size, self.shape.patch, self.shape.channels, axis) for axis in self.settings.mirror
-        ]
+        shape, augment = self.shape, self.settings.augment
+        self.views = Views(shape.size, shape.patch, shape.channels, augment, self.seed)
 
     def _probe(self, splits: Splits) -> Probe | None:
         if self.session.rank or not self.settings.probe_every:
@@ -208,8 +204,7 @@ class Pretraining:
         ratio, strength = self.ratio(progress), self.strength(progress)
         settings = self.settings
         self.learner.set_rate(learning_rate(progress, settings.lr, settings.warmup, settings.final_lr))
-        for number, mirror in enumerate(self.mirrors):
-            batch = mirror(batch, keyed_uniform(self.seed, batch.position, 1, _MIRROR + number)[:, 0] < 0.5)
+        batch = self.views(batch)
         measure = self.settings.noise_every > 0 and (first // self.settings.batch) % self.settings.noise_every == 0
         parts = self._halves(batch, first) if measure else self._parts(batch)
         losses, first_half = [], []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, field_validator
 
 from pipeline.methods import METHODS
+from pipeline.training.augment import AugmentSettings
 from preprocessing.settings import Settings
 
 SCRATCH = "scratch"
@@ -28,7 +29,10 @@ class PretrainSettings(Settings):
     weight_decay: float = Field(0.05, ge=0, description="AdamW's weight decay; none on biases and norms.")
     clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
     ema: float = Field(0.0, ge=0, lt=1, description="Decay of the running mean of the weights; 0: off.")
-    mirror: tuple[int, ...] = Field((1,), description="Spatial axes along which samples are mirrored at random.")
+    augment: AugmentSettings = Field(
+        AugmentSettings(rotate=10, scale=0.5, stretch=0.2, shift=0.15, elastic=0, noise=0, blur=0, share=1),
+        description="Random views of the samples; masks and lesion scores follow them.",
+    )
     include_test: bool = Field(
         False, description="Also pretrain on the test images (never on their labels); marked in the report."
     )

@@ -72,6 +72,7 @@ class Batch:
         sample: int64 [b], indices into the cache (on the CPU).
         patches: float32 [b, N, D]; valid: uint8 [b, N]; label: uint8 [b, N, P]; labelled: bool [b]; box: int32 [b, 2d].
         scores: float32 [b, N], lesion scores, or None without selection.
+        real: bool [b, N, P], real pixels of a transformed batch; None: those inside `box`.
     """
 
     position: Tensor
@@ -82,6 +83,7 @@ class Batch:
     labelled: Tensor
     box: Tensor
     scores: Tensor | None
+    real: Tensor | None = None
 
 
 class BlockMemory:

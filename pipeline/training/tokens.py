@@ -1,8 +1,6 @@
-"""Geometry on batches of patch tokens: which pixels are real, mirror images, which patches are lesion."""
+"""Geometry on batches of patch tokens: which pixels are real, which patches are lesion."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -32,48 +30,11 @@ def real_pixels(box: Tensor, size: tuple[int, ...], patch: tuple[int, ...]) -> T
     return patchify(inside, patch)
 
 
+def real_of(batch: Batch, size: tuple[int, ...], patch: tuple[int, ...]) -> Tensor:
+    """Real pixels bool [b, N, P] of a batch: those of its views where such were drawn, else those inside the boxes."""
+    return real_pixels(batch.box, size, patch) if batch.real is None else batch.real
+
+
 def lesion_patches(label: Tensor, valid: Tensor) -> Tensor:
     """bool [b, N]: candidates of which more than half the pixels are lesion (label uint8 [b, N, P])."""
     return ((label > 0).float().mean(-1) > 0.5) & (valid >= CANDIDATE)
-
-
-class Mirror:
-    """Mirrors samples of a batch along one axis, tokens and the pixels inside them alike."""
-
-    def __init__(self, size: tuple[int, ...], patch: tuple[int, ...], channels: int, axis: int) -> None:
-        self._axis, self._length = axis, size[axis]
-        self._size, self._patch = size, patch
-        pixels = int(torch.tensor(patch).prod())
-        numbers = torch.arange(int(torch.tensor(size).prod())).view(1, *size)
-        source = patchify(numbers.flip(1 + axis), patch)  # where each pixel of the mirrored patches comes from
-        home = torch.empty(numbers.numel(), 2, dtype=torch.int64)
-        straight = patchify(numbers, patch)
-        tokens = torch.arange(straight.shape[0])[:, None].expand_as(straight)
-        home[straight.flatten()] = torch.stack([tokens, torch.arange(pixels).expand_as(straight)], -1).flatten(0, 1)
-        self._token = home[source[:, 0], 0]
-        inside = home[source[0], 1]
-        self._pixel = inside
-        self._values = (torch.arange(channels)[:, None] * pixels + inside[None]).flatten()
-
-    def __call__(self, batch: Batch, chosen: Tensor) -> Batch:
-        """Mirror the samples where `chosen` (bool [b]) is set; everything keeps its shape."""
-        token = self._token.to(batch.patches.device)
-
-        def flip(values: Tensor, inside: Tensor | None = None) -> Tensor:
-            mirrored = values[:, token]
-            if inside is not None:
-                mirrored = mirrored[..., inside.to(values.device)]
-            return torch.where(chosen.view(-1, *[1] * (values.dim() - 1)), mirrored, values)
-
-        dims = len(self._size)
-        box = batch.box.clone()
-        box[:, self._axis] = self._length - batch.box[:, dims + self._axis]
-        box[:, dims + self._axis] = self._length - batch.box[:, self._axis]
-        return replace(
-            batch,
-            patches=flip(batch.patches, self._values),
-            valid=flip(batch.valid),
-            label=flip(batch.label, self._pixel),
-            box=torch.where(chosen[:, None], box, batch.box),
-            scores=None if batch.scores is None else flip(batch.scores),
-        )

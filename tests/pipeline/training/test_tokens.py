@@ -1,40 +1,7 @@
-from dataclasses import replace
-
-import numpy as np
-import pytest
 import torch
 
-from pipeline.training.loader import LoaderSettings, PatchLoader
-from pipeline.training.tokens import Mirror, lesion_patches, real_pixels
+from pipeline.training.tokens import lesion_patches, real_pixels
 from preprocessing.patchify import unpatchify
-from tests.pipeline.fake_cache import FakeCache
-
-
-@pytest.mark.parametrize(
-    ("size", "patch", "axis", "channels"),
-    [((32, 24), (8, 4), 0, 1), ((32, 24), (8, 4), 1, 2), ((8, 8, 12), (4, 2, 4), 2, 2)],
-)
-def test_a_mirrored_batch_is_the_mirrored_image(size, patch, axis, channels):
-    cache = FakeCache(6, 3, size, patch, channels)
-    scores = np.random.default_rng(0).random((6, cache.tokens)).astype("f4")
-    batch = PatchLoader(cache, np.arange(6), LoaderSettings(), 0, 6, scores=scores).gather(np.arange(6))
-    box = torch.tensor([[1] * len(size) + [s - 2 for s in size]]).repeat(6, 1)
-    batch = replace(batch, box=box)
-    chosen = torch.tensor([True, False] * 3)
-    mirrored = Mirror(size, patch, channels, axis)(batch, chosen)
-
-    def picture(values, count):
-        return unpatchify(values, size, patch, count)
-
-    for row in range(6):
-        for name, count in (("patches", channels), ("label", 1)):
-            before, after = (picture(getattr(b, name)[row], count) for b in (batch, mirrored))
-            assert torch.equal(after, before.flip(1 + axis) if chosen[row] else before)
-        grid_scores = [s[row].view(cache.grid) for s in (batch.scores, mirrored.scores)]
-        assert torch.equal(grid_scores[1], grid_scores[0].flip(axis) if chosen[row] else grid_scores[0])
-    assert mirrored.box[0, axis] == 2
-    assert mirrored.box[0, len(size) + axis] == size[axis] - 1
-    assert torch.equal(mirrored.box[1], box[1])
 
 
 def test_real_pixels_are_those_inside_the_box():

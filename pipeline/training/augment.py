@@ -62,7 +62,7 @@ def augment(
     """
     grid = sampling_grid(position, image.shape[2:], seed, settings)
     image, label, real = warp(image, label, real, grid)
-    image = _vary_intensity(image, position, seed, settings)
+    image = vary_intensity(image, position, seed, settings)
     return image * real, label, real
 
 
@@ -114,7 +114,8 @@ def _elastic(position: Tensor, size: torch.Size | tuple[int, ...], seed: int, se
     return F.interpolate(coarse, size=tuple(size), mode=mode, align_corners=True).movedim(1, -1)
 
 
-def _vary_intensity(image: Tensor, position: Tensor, seed: int, settings: AugmentSettings) -> Tensor:
+def vary_intensity(image: Tensor, position: Tensor, seed: int, settings: AugmentSettings) -> Tensor:
+    """Blur, gamma, contrast, brightness and noise, drawn anew for every sample of float [B, C, *size]."""
     shape = [-1] + [1] * (image.ndim - 1)
     draw = keyed_uniform(seed, position, 6, _INTENSITY)
     chosen, bright, contrast, gamma, noise, blur = (column.view(shape) for column in draw.unbind(1))

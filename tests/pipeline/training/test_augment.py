@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.segmentation.augment import AugmentSettings, augment, sampling_grid
+from pipeline.training.augment import AugmentSettings, augment, sampling_grid
 
 OFF = {
     "flip": (0.0, 0.0),

@@ -1,0 +1,64 @@
+"""A random view of every sample of a batch: zoomed, shifted, mirrored; tokens, labels and lesion scores alike.
+
+A few hundred scans seen hundreds of times are learnt by heart; views of them are not. The lesion scores go through
+the same sampling grid as the pixels, so that patches selection works on whatever the view shows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.training.augment import AugmentSettings, sampling_grid, vary_intensity, warp
+from pipeline.training.loader import Batch
+from pipeline.training.tokens import real_of
+from preprocessing.patchify import grid_of, patchify, unpatchify
+
+
+@dataclass(frozen=True)
+class Views:
+    """Draws views; all chance is keyed by seed and global sample position.
+
+    Attributes:
+        size, patch: canvas and patch in pixels.
+        channels: of the image.
+        settings: ranges; with none set a batch is handed back as it is.
+        seed: the run's seed.
+    """
+
+    size: tuple[int, ...]
+    patch: tuple[int, ...]
+    channels: int
+    settings: AugmentSettings
+    seed: int
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The batch with patches, valid, label, real and scores of the views; every shape and dtype is kept."""
+        image = unpatchify(batch.patches, self.size, self.patch, self.channels)
+        label = unpatchify(batch.label, self.size, self.patch, 1)
+        real = unpatchify(real_of(batch, self.size, self.patch), self.size, self.patch, 1)
+        grid = sampling_grid(batch.position, self.size, self.seed, self.settings)
+        image, label, real = warp(image, label, real, grid)
+        image = vary_intensity(image, batch.position, self.seed, self.settings) * real
+        pixels = patchify(real, self.patch)
+        return replace(
+            batch,
+            patches=patchify(image, self.patch),
+            valid=(pixels.float().mean(-1) * 255).round().to(torch.uint8),
+            label=patchify(label, self.patch),
+            real=pixels,
+            scores=None if batch.scores is None else self._scores(batch.scores, grid),
+        )
+
+    def _scores(self, scores: Tensor, grid: Tensor) -> Tensor:
+        """Scores float [b, N] read off where each patch of the view comes from, linearly between patch centres."""
+        cells = grid_of(self.size, self.patch)
+        pool = F.avg_pool2d if len(cells) == 2 else F.avg_pool3d
+        centres = pool(grid.movedim(-1, 1), self.patch).movedim(1, -1)
+        field = scores.view(-1, 1, *cells)
+        seen = F.grid_sample(field, centres, mode="bilinear", padding_mode="border", align_corners=False)
+        return seen.view(-1, prod(cells))
