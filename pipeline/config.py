@@ -18,7 +18,7 @@ from pipeline.schedule import RatioSettings, ScheduleSettings
 from pipeline.search_settings import SearchSettings
 from pipeline.training.loader import LoaderSettings
 from pipeline.training.precision import ResourceSettings
-from preprocessing.cache import CacheSettings
+from preprocessing.cache_settings import CacheSettings
 from preprocessing.layouts import DataSettings
 from preprocessing.selection import SelectionSettings
 from preprocessing.settings import Settings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,15 @@ from pydantic import Field
 from upath import UPath
 
 from pipeline.report.panels import segmentation_panel
+from pipeline.segmentation.display import planes
 from pipeline.segmentation.inference import InferenceSettings, Predictor, Resolution, Segmented
-from pipeline.segmentation.metrics import CaseMetrics, case_metrics, summarise
+from pipeline.segmentation.metrics import METRICS, CaseMetrics, case_metrics, summarise
 from pipeline.segmentation.regions import region_masks
 from preprocessing.case import Case, Rejection
 from preprocessing.errors import RunError
 
-COLUMNS = ["case", "stratum", "region", "dsc", "ppv", "sen", "hd95", "lesion", "predicted"]
-METRICS = ("dsc", "ppv", "sen", "hd95")
+_MEASURED = [field.name for field in fields(CaseMetrics)]
+COLUMNS = ["case", "stratum", "region", *_MEASURED]
 
 
 class EvaluateSettings(InferenceSettings):
@@ -38,8 +39,9 @@ class Evaluation:
     Attributes:
         cases: one row a case and region, columns as in COLUMNS; metrics are NaN where the case lacks the region.
         rejected: cases that could not be read.
-        summary: dsc, ppv, sen, hd95, cases, false_positive_rate, lesion_free_cases and resolution; with several
-            regions their mean, and `regions` with the same for each.
+        summary: dsc, ppv, sen, hd95, lesion_sen, cases, lesions, false_positive_rate, lesion_free_cases and
+            resolution; with several regions their mean (no lesions: a lesion may be in several of them), and
+            `regions` with the same for each.
     """
 
     cases: pd.DataFrame
@@ -94,9 +96,9 @@ def evaluate(
 def _compare(found: Segmented, predictor: Predictor) -> list[dict[str, Any]]:
     assert found.label is not None
     truth = region_masks(found.label[None], predictor.card.classes, axis=0)
-    predicted = predictor.masks(found.probability)
+    predicted, spacing = predictor.masks(found), None if found.grid is None else found.grid.spacing
     return [
-        {"case": found.case.id, "stratum": found.case.stratum, "region": region, **asdict(case_metrics(p, t))}
+        {"case": found.case.id, "stratum": found.case.stratum, "region": region, **asdict(case_metrics(p, t, spacing))}
         for region, p, t in zip(predictor.card.classes, predicted, truth, strict=True)
     ]
 
@@ -105,7 +107,7 @@ def _summary(table: pd.DataFrame, regions: list[str]) -> dict[str, Any]:
     parts = {}
     for region in regions:
         rows = table[table["region"] == region]
-        parts[region] = summarise(CaseMetrics(*row) for row in rows[[*METRICS, "lesion", "predicted"]].to_numpy())
+        parts[region] = summarise(CaseMetrics(*row) for row in rows[_MEASURED].itertuples(index=False, name=None))
     if len(parts) == 1:
         return dict(parts[regions[0]])
     lesion = table.groupby("case")["lesion"].sum() > 0
@@ -132,12 +134,12 @@ def _draw(
         if isinstance(found, Rejection) or found.label is None:
             continue
         truth = region_masks(found.label[None], predictor.card.classes, axis=0)[0]
-        predicted = predictor.masks(found.probability)[0]
+        predicted = predictor.masks(found)[0]
+        image, truth, predicted = planes(truth, found.grid, found.image[0], truth, predicted)
         caption = f"{kind}: {row['case']}, DSC {row['dsc']:.2f}, PPV {row['ppv']:.2f}, Sen {row['sen']:.2f}"
         name = "".join(c if c.isalnum() or c in "-_" else "_" for c in f"{kind}_{row['case']}")
         folder.mkdir(parents=True, exist_ok=True)
-        png = segmentation_panel(plane(found.image[0], truth), plane(truth, truth), plane(predicted, truth), caption)
-        (folder / f"{name}.png").write_bytes(png)
+        (folder / f"{name}.png").write_bytes(segmentation_panel(image, truth, predicted, caption))
 
 
 def _shown(table: pd.DataFrame, count: int) -> list[tuple[str, pd.Series]]:
@@ -156,10 +158,3 @@ def _shown(table: pd.DataFrame, count: int) -> list[tuple[str, pd.Series]]:
             if 0 <= row < len(ranked):
                 shown.setdefault(row, kind)
     return [(kind, ranked.loc[row]) for row, kind in shown.items()]
-
-
-def plane(volume: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """What can be drawn: 2D as it is, of 3D the slice (first axis) where the region is largest."""
-    if volume.ndim == 2:
-        return volume
-    return volume[int(region.sum(axis=(1, 2)).argmax())]

@@ -141,15 +141,23 @@ class Finetuning:
                 "fine-tuning: no labelled training case; look at splits.csv and rejected.parquet, "
                 "or raise data.label_fraction"
             )
+        lesion = self.cache.samples["lesion"].to_numpy()[samples] > 0
+        if not lesion.any():
+            raise RunError(
+                "fine-tuning: none of the labelled training cases holds a lesion; raise data.label_fraction, or look "
+                "at finetune.classes and the labels"
+            )
         return PatchLoader(
             self.cache,
-            samples,
+            samples[lesion],
             self.config.loader,
             self.seed,
             batch,
             session.rank,
             session.workers,
             session.device,
+            others=samples[~lesion],
+            share=self.settings.lesion_share,
         )
 
     def _validation(self, cases: list[str]) -> Validation:
@@ -236,14 +244,12 @@ class Finetuning:
         config, cache = self.config, self.cache
         return SegmenterCard(
             channels=cache.channels,
-            size=cache.size,
-            patch=cache.patch,
             model=self.encoder_settings,
             segmenter=config.segmenter,
             classes=dict(self.settings.classes),
             thresholds=self.choice.thresholds,
-            low=config.cache.low,
-            high=config.cache.high,
+            least_sizes=(0.0,) * len(self.settings.classes),  # chosen on whole cases, once the training is over
+            cache=config.cache.model_copy(update={"dir": ""}),
             trained={
                 "seed": self.seed,
                 "samples_seen": self.position,

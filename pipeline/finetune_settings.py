@@ -34,6 +34,9 @@ class FinetuneSettings(Settings):
     dice_weight: float = Field(
         0.5, ge=0, le=1, description="Share of the Dice term in the loss; the rest: cross-entropy."
     )
+    lesion_share: float = Field(
+        0.5, gt=0, le=1, description="Least share of samples with lesion in an epoch; the others take turns."
+    )
     ema: float = Field(0.98, ge=0, lt=1, description="Decay of the running mean of the weights; 0: off.")
     validate_every: int = Field(10, ge=1, description="Epochs between validations, each with a checkpoint.")
     patience: int = Field(0, ge=0, description="Stop after this many validations without a better DSC; 0: never.")

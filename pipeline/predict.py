@@ -1,58 +1,111 @@
-"""Masks for new images, at each image's own size."""
+"""Masks for new scans: of images at their own size, of volumes on the scan's own grid."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from pydantic import Field
 from upath import UPath
 
+from pipeline.segmentation.display import planes
 from pipeline.segmentation.inference import InferenceSettings, Predictor, Segmented
+from pipeline.segmentation.mask_files import write_nifti, write_png
 from preprocessing.case import Case, Rejection
 from preprocessing.errors import ConfigError
+from preprocessing.layouts import LAYOUTS, DataSettings
 from preprocessing.readers import READERS
+from preprocessing.volume_files import READERS as VOLUME_READERS
 
 _TINT = np.array([255.0, 96.0, 0.0])  # colour-blind safe on grey
+COLUMNS = ["case", "file", "region", "lesion_pixels", "lesion_share", "lesion_ml", "max_probability"]
 
 
 class PredictSettings(InferenceSettings):
     """What to segment and what to write."""
 
-    input: str = Field("", description="Folder or URI of images (searched to the bottom), or one image file.")
+    input: str = Field(
+        "",
+        description="One file, a folder or URI of them (searched to the bottom), a folder in data.layout where scans "
+        "have several modalities, or a table as of the manifest layout (.csv, .parquet; paths relative to its folder).",
+    )
     output: str = Field("", description="Folder or URI for the results; empty means <run.dir>/predictions.")
-    probabilities: bool = Field(False, description="Also write each probability as a 16-bit PNG, 65535 = 1.")
+    probabilities: bool = Field(
+        False, description="Also write each probability: 16-bit PNG, 65535 = 1; float32 NIfTI for volumes."
+    )
     overlays: bool = Field(True, description="Also write each image with its mask tinted.")
 
 
-def find_images(source: str) -> list[Case]:
-    """Every image under a folder (masks of BUSI's naming aside), or the one file; the case is the path without ending.
+def find_scans(source: str, data: DataSettings, modalities: int) -> list[Case]:
+    """The scans to segment, labels or not.
+
+    Args:
+        source: `predict.input`.
+        data: its layout and modalities are used where a scan has several.
+        modalities: what the segmenter takes.
 
     Raises:
-        ConfigError: the input is not set, does not exist, or holds no image of a known format.
+        ConfigError: the input is not set, does not exist, or holds nothing of a known format.
     """
     if not source:
-        raise ConfigError("predict.input is not set: give a folder of images or one image, predict.input=FOLDER")
+        raise ConfigError("predict.input is not set: give a folder of scans or one file, predict.input=FOLDER")
+    path = UPath(source)
+    if path.suffix.lower() in (".csv", ".parquet"):
+        return _laid_out(data.model_copy(update={"layout": "manifest", "manifest": path.name}), path.parent)
+    if modalities > 1 and path.is_dir():
+        return _laid_out(data, path)
+    return find_files(source)
+
+
+def _laid_out(data: DataSettings, root: UPath) -> list[Case]:
+    if not root.is_dir():
+        raise ConfigError(f"predict.input: there is no folder {root}")
+    cases, rejected = LAYOUTS[data.layout](data.model_copy(update={"root": str(root)}))
+    for rejection in rejected:
+        print(f"predict: {rejection.case} set aside: {rejection.file}: {rejection.reason}", flush=True)
+    if not cases:
+        raise ConfigError(f"predict.input: no scan in the layout {data.layout!r} under {root}")
+    return cases
+
+
+def find_files(source: str) -> list[Case]:
+    """Every image or volume under a folder (masks of BUSI's naming aside), or the one file or DICOM folder given.
+
+    The case is the path without its ending.
+
+    Raises:
+        ConfigError: the input does not exist, or holds nothing of a known format.
+    """
     root = UPath(source)
-    if root.is_file():
-        return [_case(root.stem, root)]
+    if root.is_file() or "#" in root.name:
+        return [_case(_stem(root.name), root)]
     if not root.is_dir():
         raise ConfigError(f"predict.input: there is no folder or file {source}")
-    files = sorted((file for file in root.rglob("*") if file.suffix.lower() in READERS), key=str)
+    files = sorted((file for file in root.rglob("*") if _ending(file.name)), key=str)
     files = [file for file in files if "_mask" not in file.stem]
+    if not files and any(root.rglob("*.dcm")):
+        return [_case(root.name, root)]
     if not files:
-        raise ConfigError(f"predict.input: no image under {source}; known endings are {', '.join(READERS)}")
+        known = ", ".join([*READERS, *VOLUME_READERS])
+        raise ConfigError(f"predict.input: no image under {source}; known endings are {known}")
     relative = [file.path.removeprefix(root.path).lstrip("/") for file in files]
-    stems = [name[: len(name) - len(UPath(name).suffix)] for name in relative]
+    stems = [_stem(name) for name in relative]
     twice = {stem for stem in stems if stems.count(stem) > 1}  # a.png beside a.jpg
     return [
         _case(name if stem in twice else stem, file) for stem, name, file in zip(stems, relative, files, strict=True)
     ]
+
+
+def _ending(name: str) -> str:
+    found = [ending for ending in (*READERS, *VOLUME_READERS) if name.lower().endswith(ending)]
+    return max(found, key=len, default="")
+
+
+def _stem(name: str) -> str:
+    return name[: len(name) - len(_ending(name))]
 
 
 def _case(name: str, file: UPath) -> Case:
@@ -66,15 +119,17 @@ def predict(
     folder: UPath,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[pd.DataFrame, list[Rejection]]:
-    """Segment images and write, for each case and region:
+    """Segment scans and write what was found.
 
-    masks/<case>.png (0 and 255; <case>_<region>.png where there are several regions), with the options
-    probabilities/<case>.png and overlays/<case>.png; then predictions.csv (case, file, region, pixels of the lesion,
-    share of the image, highest probability) and rejected.csv (case, file, reason).
+    Of an image: masks/<case>.png (0 and 255; <case>_<region>.png where there are several regions), with the options
+    probabilities/<case>.png and overlays/<case>.png. Of a volume: masks/<case>.nii.gz on the scan's own grid, region
+    number r (1, 2 ... in the order of finetune.classes; where regions overlap the later one), with the options
+    probabilities/<case>_<region>.nii.gz and overlays/<case>.png, the slice with most lesion. Then predictions.csv
+    (COLUMNS: lesion_ml for volumes) and rejected.csv (case, file, reason).
 
     Args:
-        predictor: the segmenter; 2D.
-        cases: images of any size; several modalities where the segmenter was trained on several.
+        predictor: the segmenter.
+        cases: scans of any size with the modalities that the segmenter was trained on.
         settings: what to write.
         folder: where to.
         progress: called with the number of cases done.
@@ -90,38 +145,62 @@ def predict(
         if isinstance(found, Rejection):
             rejected.append(found)
         else:
-            rows += _write(found, predictor.masks(found.probability), regions, settings, folder)
+            masks = predictor.masks(found)
+            (_write_image if found.grid is None else _write_volume)(found, masks, regions, settings, folder)
+            rows += _rows(found, masks, regions)
         if progress is not None:
             progress(done)
-    table = pd.DataFrame(rows, columns=["case", "file", "region", "lesion_pixels", "lesion_share", "max_probability"])
+    table = pd.DataFrame(rows, columns=COLUMNS)
     reasons = pd.DataFrame([asdict(r) for r in rejected], columns=["case", "file", "reason"])
     (folder / "predictions.csv").write_text(table.to_csv(index=False))
     (folder / "rejected.csv").write_text(reasons.to_csv(index=False))
     return table, rejected
 
 
-def _write(
+def _rows(found: Segmented, masks: np.ndarray, regions: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "case": found.case.id,
+            "file": next(iter(found.case.images.values())),
+            "region": region,
+            "lesion_pixels": int(mask.sum()),
+            "lesion_share": float(mask.mean()),
+            "lesion_ml": None if found.grid is None else float(mask.sum()) * found.grid.voxel_ml,
+            "max_probability": float(probability.max()),
+        }
+        for region, mask, probability in zip(regions, masks, found.probability, strict=True)
+    ]
+
+
+def _write_image(
     found: Segmented, masks: np.ndarray, regions: Sequence[str], settings: PredictSettings, folder: UPath
-) -> list[dict[str, Any]]:
-    rows = []
+) -> None:
     for region, mask, probability in zip(regions, masks, found.probability, strict=True):
         name = found.case.id if len(regions) == 1 else f"{found.case.id}_{region}"
-        _png(folder / "masks" / f"{name}.png", mask.astype(np.uint8) * 255)
+        write_png(folder / "masks" / f"{name}.png", mask.astype(np.uint8) * 255)
         if settings.probabilities:
-            _png(folder / "probabilities" / f"{name}.png", np.round(probability.clip(0, 1) * 65535).astype(np.uint16))
+            values = np.round(probability.clip(0, 1) * 65535).astype(np.uint16)
+            write_png(folder / "probabilities" / f"{name}.png", values)
         if settings.overlays:
-            _png(folder / "overlays" / f"{name}.png", overlay(found.image[0], mask))
-        rows.append(
-            {
-                "case": found.case.id,
-                "file": next(iter(found.case.images.values())),
-                "region": region,
-                "lesion_pixels": int(mask.sum()),
-                "lesion_share": float(mask.mean()),
-                "max_probability": float(probability.max()),
-            }
-        )
-    return rows
+            write_png(folder / "overlays" / f"{name}.png", overlay(found.image[0], mask))
+
+
+def _write_volume(
+    found: Segmented, masks: np.ndarray, regions: Sequence[str], settings: PredictSettings, folder: UPath
+) -> None:
+    assert found.grid is not None
+    numbers = np.zeros(masks.shape[1:], np.uint8)
+    for number, mask in enumerate(masks, start=1):
+        numbers[mask] = number
+    name = found.case.id
+    write_nifti(folder / "masks" / f"{name}.nii.gz", numbers, found.grid, found.header)
+    if settings.probabilities:
+        for region, probability in zip(regions, found.probability, strict=True):
+            write_nifti(folder / "probabilities" / f"{name}_{region}.nii.gz", probability, found.grid, found.header)
+    if settings.overlays:
+        lesion = numbers > 0
+        image, shown = planes(lesion, found.grid, found.image[0], lesion)
+        write_png(folder / "overlays" / f"{name}.png", overlay(image, shown))
 
 
 def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -129,10 +208,3 @@ def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     grey = np.repeat(image[..., None] * 255.0, 3, axis=2)
     tinted = np.where(mask[..., None], 0.65 * grey + 0.35 * _TINT, grey)
     return np.round(tinted.clip(0, 255)).astype(np.uint8)
-
-
-def _png(path: UPath, values: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    Image.fromarray(values).save(buffer, format="PNG")
-    path.write_bytes(buffer.getvalue())

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.models.encoder import Encoder
 from pipeline.training.loader import Batch, PatchLoader
-from pipeline.training.tokens import CANDIDATE
+from preprocessing.cache import CANDIDATE
 
 THRESHOLDS = np.linspace(0.1, 0.6, 11)
 

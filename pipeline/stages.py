@@ -32,6 +32,7 @@ from pipeline.report.selection import report_selection
 from pipeline.runfolder import RunFolder
 from pipeline.search import Space, Study, finetune_study, schedule_study
 from pipeline.search import search as search_space
+from pipeline.segmentation.cleaning import choose_least_sizes
 from pipeline.segmentation.inference import Predictor
 from pipeline.training.cluster import joined
 from pipeline.training.group import device_for_inference, train_group
@@ -40,7 +41,6 @@ from pipeline.training.progress import StageProgress
 from pipeline.training.watch import watching, watching_trials
 from preprocessing.build import build_cache
 from preprocessing.cache import PatchCache
-from preprocessing.case import Case
 from preprocessing.errors import RunError
 from preprocessing.layouts import load_cases
 from preprocessing.scores import ScoreTable, open_features, score_cache
@@ -186,7 +186,10 @@ class Pipeline:
             if stage.done:
                 return
             with watching("finetune", stage.folder, config.finetune.epochs, "val_dsc"):
-                train_segmenter(self._finetune_task(stage.folder), self.folder.lock_file, self.token)
+                segmenter = train_segmenter(self._finetune_task(stage.folder), self.folder.lock_file, self.token)
+            validation = set(self.splits.labelled("val"))
+            cases = [case for case in load_cases(config.data)[0] if case.id in validation]
+            choose_least_sizes(self._predictor(str(segmenter), config.evaluate), cases, segmenter)
 
     def evaluate(self) -> None:
         """Metrics on the test cases; with `checkpoint`, another run's segmenter on all labelled cases of data.root."""
@@ -219,12 +222,12 @@ class Pipeline:
         """Masks for the images of `predict.input`."""
         config = self.config
         checkpoint = config.checkpoint or str(self.folder.root / "finetune" / "segmenter")
-        cases: list[Case] = prediction.find_images(config.predict.input)
         output = UPath(config.predict.output or str(self.folder.root / "predictions"))
         predictor = self._predictor(checkpoint, config.predict)
-        with StageProgress("predict", len(cases), "images") as progress:
+        cases = prediction.find_scans(config.predict.input, config.data, predictor.card.channels)
+        with StageProgress("predict", len(cases), "scans") as progress:
             table, rejected = prediction.predict(predictor, cases, config.predict, output, progress.update)
-        print(f"predict: {len(table)} masks in {output}, {len(rejected)} images set aside (rejected.csv)")
+        print(f"predict: {len(table)} masks in {output}, {len(rejected)} scans set aside (rejected.csv)")
 
     def report(self) -> None:
         """report.html from what is there."""

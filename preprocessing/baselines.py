@@ -11,7 +11,7 @@ import torch
 from preprocessing.cache import PatchBatch, PatchCache
 from preprocessing.feature_table import FeatureTable
 from preprocessing.kmeans import lloyd, seed_centres, squared_distances
-from preprocessing.rules import rule_features, rule_weights
+from preprocessing.rules import RULES, rule_features, rule_weights
 
 
 def random_scores(table: FeatureTable, seed: int) -> np.ndarray:
@@ -31,8 +31,8 @@ def rank_sum(table: FeatureTable, names: tuple[str, ...] = ("place3", "centralit
 
 def evidence_sum(table: FeatureTable, train: np.ndarray, rule: str = "lesion", location_prior: float = 0) -> np.ndarray:
     """What the rule would say of each patch by itself: the weighted sum of its standardised features."""
-    weights = rule_weights(rule, location_prior)
-    names = rule_features(rule, location_prior)
+    weights = rule_weights(RULES[rule], location_prior)
+    names = rule_features(RULES[rule], location_prior)
     values = table.values[..., table.columns(names)].astype(np.float32)
     training = values[train][table.candidate[train]]
     standard = ((values - training.mean(0)) / training.std(0).clip(1e-6)).clip(-4, 4)

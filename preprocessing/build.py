@@ -19,12 +19,12 @@ from preprocessing.cache import (
     INPUTS_FILE,
     MANIFEST,
     REJECTED_FILE,
-    CacheSettings,
     PatchCache,
     check_version,
     read_manifest,
     read_table,
 )
+from preprocessing.cache_settings import CacheSettings
 from preprocessing.case import Case, Rejection
 from preprocessing.duplicates import find_pairs, merge_groups
 from preprocessing.errors import ConfigError, RunError

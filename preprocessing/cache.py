@@ -13,13 +13,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field, model_validator
 from upath import UPath
 
 from preprocessing.errors import RunError
 from preprocessing.patchify import grid_of
 from preprocessing.schema import SCHEMA_VERSION
-from preprocessing.settings import Settings
 
 MANIFEST, CASES_FILE, REJECTED_FILE, INPUTS_FILE = (
     "manifest.json",
@@ -28,52 +26,7 @@ MANIFEST, CASES_FILE, REJECTED_FILE, INPUTS_FILE = (
     "inputs.parquet",
 )
 FINGERPRINT_KEY = b"fingerprint"
-
-
-class CacheSettings(Settings):
-    """Canvas, patches, intensities, and how they are stored."""
-
-    dir: str = Field("", description="Folder or URI of the patch cache; empty means <run.dir>/cache.")
-    size: tuple[int, ...] = Field((128, 128), description="Canvas in pixels, one number an axis.")
-    patch: tuple[int, ...] = Field((8, 8), description="Patch in pixels, one number an axis; must divide the canvas.")
-    low: float = Field(0.5, ge=0, le=100, description="Percentile of an image's intensities that becomes 0.")
-    high: float = Field(99.5, ge=0, le=100, description="Percentile of an image's intensities that becomes 1.")
-    max_rejected: float = Field(0.2, ge=0, le=1, description="Share of cases that may be rejected before a run stops.")
-    row_group_kb: int = Field(1024, ge=1, description="Uncompressed size of a block, the unit of reading, in KiB.")
-    shard_mb: int = Field(64, ge=1, description="Uncompressed size of a Parquet file at most, in MiB.")
-    compression: int = Field(3, ge=1, le=22, description="Level of the zstd compression.")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> CacheSettings:
-        if len(self.size) != len(self.patch) or len(self.size) not in (2, 3):
-            raise ValueError(
-                f"size {list(self.size)} and patch {list(self.patch)} must both have 2 or both have 3 numbers"
-            )
-        if min(*self.size, *self.patch) < 1:
-            raise ValueError(f"size {list(self.size)} and patch {list(self.patch)} must be positive")
-        if any(s % p for s, p in zip(self.size, self.patch, strict=True)):
-            lower = [max(p, s - s % p) for s, p in zip(self.size, self.patch, strict=True)]
-            upper = [-(-s // p) * p for s, p in zip(self.size, self.patch, strict=True)]
-            choices = " or ".join(str(c) for c in ([lower] if lower == upper else [lower, upper]))
-            raise ValueError(
-                f"patch {list(self.patch)} does not divide size {list(self.size)}; the nearest sizes that do: {choices}"
-            )
-        if self.low >= self.high:
-            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
-        return self
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        """Patches along each axis."""
-        return grid_of(self.size, self.patch)
-
-    def sample_bytes(self, channels: int) -> int:
-        """Uncompressed bytes of one labelled sample."""
-        return math.prod(self.size) * (2 * channels + 1)
-
-    def content(self) -> dict[str, Any]:
-        """The settings that decide what the cache holds; a change of any of them rebuilds it."""
-        return json.loads(self.model_dump_json(include={"size", "patch", "low", "high", "row_group_kb", "shard_mb"}))
+CANDIDATE = 128  # least `valid` of a patch that may be masked and ranked: at most half of it is padding
 
 
 @dataclass(frozen=True)
@@ -94,7 +47,8 @@ class PatchBatch:
         valid: uint8 [B, N], share of real pixels, 255 = all.
         label: uint8 [B, N, P], class ids; zeros where unlabelled.
         labelled: bool [B].
-        box: int32 [B, 2d], real area on the canvas: start_0.. start_d-1, stop_0.. stop_d-1.
+        real: uint8 [B, ceil(N * P / 8)], bits of the real pixels; see `unpack_real`.
+        frame: int32 [B, 2d], where the image or body lies on the canvas: start_0.. start_d-1, stop_0.. stop_d-1.
         sample: int64 [B], index into the cache's samples.
     """
 
@@ -102,7 +56,8 @@ class PatchBatch:
     valid: np.ndarray
     label: np.ndarray
     labelled: np.ndarray
-    box: np.ndarray
+    real: np.ndarray
+    frame: np.ndarray
     sample: np.ndarray
 
     def take(self, rows: np.ndarray) -> PatchBatch:
@@ -164,9 +119,9 @@ class PatchCache:
 
     @cached_property
     def samples(self) -> pd.DataFrame:
-        """One row a sample: sample (number within its case), case, block, row (within the block), labelled."""
+        """One row a sample: sample (number in its case), case, lesion (pixels), block, row (in the block), labelled."""
         parts = [
-            read_table(UPath(self.root) / shard["file"], ["sample", "case"]).to_pandas()
+            read_table(UPath(self.root) / shard["file"], ["sample", "case", "lesion"]).to_pandas()
             for shard in self.manifest["shards"]
             if shard["rows"]
         ]
@@ -177,6 +132,16 @@ class PatchCache:
         labelled = self.cases.set_index("case")["labelled"]
         table["labelled"] = table["case"].map(labelled).astype(bool)
         return table
+
+    @cached_property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the channels."""
+        return tuple(json.loads(self.cases["images"].iloc[0]))
+
+    @cached_property
+    def case_numbers(self) -> np.ndarray:
+        """int64 [S]: 0, 1, 2 ... for each sample's case, in order of their names."""
+        return np.unique(self.samples["case"].to_numpy(str), return_inverse=True)[1].astype(np.int64)
 
     def sample_indices(self, cases: Iterable[str]) -> np.ndarray:
         """int64, ascending: the samples of the given cases."""
@@ -200,7 +165,7 @@ class PatchCache:
             RunError: the shard is missing, damaged, or was rewritten since the cache was opened.
         """
         where = self.blocks[block]
-        table = self._row_group(where, ["patches", "valid", "label", "box"])
+        table = self._row_group(where, ["patches", "real", "valid", "label", "frame"])
         columns = {name: table.column(name).combine_chunks() for name in table.column_names}
         pixels = math.prod(self.patch)
         labelled = np.asarray(columns["label"].is_valid())
@@ -211,7 +176,8 @@ class PatchCache:
             valid=_bytes(columns["valid"]).reshape(where.rows, self.tokens),
             label=label,
             labelled=labelled,
-            box=columns["box"].flatten().to_numpy().reshape(where.rows, -1),
+            real=_bytes(columns["real"]).reshape(where.rows, -1),
+            frame=columns["frame"].flatten().to_numpy().reshape(where.rows, -1),
             sample=np.arange(self._starts[block], self._starts[block] + where.rows),
         )
 
@@ -242,6 +208,11 @@ class PatchCache:
     def _check(self, path: UPath, footer: pq.FileMetaData) -> None:
         if (footer.metadata or {}).get(FINGERPRINT_KEY, b"").decode() != self.fingerprint:
             raise RunError(f"{path} was rewritten while it was in use; run the same command again")
+
+
+def unpack_real(packed: np.ndarray, tokens: int, pixels: int) -> np.ndarray:
+    """bool [B, N, P] from `PatchBatch.real`, for N tokens of P pixels."""
+    return np.unpackbits(packed, axis=1, count=tokens * pixels).reshape(len(packed), tokens, pixels).view(bool)
 
 
 def read_manifest(uri: str) -> dict[str, Any] | None:

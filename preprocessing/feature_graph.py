@@ -19,12 +19,12 @@ from upath import UPath
 from preprocessing.cache import PatchCache
 from preprocessing.errors import RunError
 from preprocessing.feature_table import FeatureTable, read_features, write_features
-from preprocessing.features import PatchGrid, Polarity, features, patch_moments
+from preprocessing.features import PatchGrid, Polarity, features, modality_of, patch_moments
 from preprocessing.fingerprint import digest_of
 from preprocessing.hitrate import candidates
 from preprocessing.statistics import PopulationStatistics, StatisticsSum, relative_place
 
-VERSION = 1  # of the features' definitions
+VERSION = 2  # of the features' definitions
 _BINS = 16  # places along each axis; BUSI's lesions are larger than a sixteenth of the image
 
 
@@ -40,8 +40,13 @@ def feature_table(
         out_dir: folder or URI; the table is features-<fingerprint>.parquet in it.
 
     Raises:
-        RunError: there is no training sample in the cache.
+        RunError: there is no training sample in the cache, or a feature names a modality that it does not have.
     """
+    unknown = [name for name in names if modality_of(name) not in ("", *cache.modalities)]
+    if unknown:
+        raise RunError(
+            f"selection: there is no modality for {', '.join(unknown)}; the scans have {', '.join(cache.modalities)}"
+        )
     train = cache.sample_indices(train_cases)
     if not len(train):
         raise RunError(
@@ -55,7 +60,7 @@ def feature_table(
         if table.fingerprint == fingerprint:
             return table
     values, valid = _compute(cache, train, names, polarity)
-    table = FeatureTable(tuple(names), cache.grid, values, valid, fingerprint)
+    table = FeatureTable(tuple(names), cache.grid, values, valid, cache.case_numbers, fingerprint)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_features(path, table)
     return table
@@ -86,7 +91,7 @@ def _moments(row: dict[str, Any], cache: PatchCache) -> dict[str, Any]:
     batch = cache.read_block(int(row["block"]))
     mean, spread = patch_moments(torch.tensor(batch.patches), torch.tensor(batch.valid), cache.channels)
     arrays = {"sample": batch.sample, "mean": mean.numpy(), "spread": spread.numpy()}
-    arrays |= {"valid": batch.valid, "box": batch.box}
+    arrays |= {"valid": batch.valid, "frame": batch.frame}
     return {"block": int(row["block"]), **{name: values.tobytes() for name, values in arrays.items()}}
 
 
@@ -101,7 +106,7 @@ def _unpack(row: dict[str, Any], cache: PatchCache) -> tuple[np.ndarray, dict[st
         "mean": array("mean", np.float32, cache.channels, *cache.grid),
         "spread": array("spread", np.float32, cache.channels, *cache.grid),
         "weight": torch.where(torch.from_numpy(candidates(valid.numpy())), valid.float() / 255, 0.0),
-        "place": relative_place(array("box", np.int32, 2 * cache.dims), cache.grid, cache.patch),
+        "place": relative_place(array("frame", np.int32, 2 * cache.dims), cache.grid, cache.patch),
     }
 
 
@@ -125,6 +130,6 @@ def _features(
     polarity: list[Polarity],
 ) -> dict[str, Any]:
     _, parts = _unpack(row, cache)
-    values = features(PatchGrid(population=population, **parts), names, polarity)
+    values = features(PatchGrid(population=population, **parts), names, polarity, cache.modalities)
     packed = values.numpy().astype(np.float16).tobytes()
     return {"sample": row["sample"], "valid": row["valid"], "features": packed}

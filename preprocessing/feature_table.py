@@ -26,6 +26,7 @@ class FeatureTable:
         grid: patches along each axis.
         values: float16 [S, N, F]; 0 outside candidates.
         valid: uint8 [S, N], share of real pixels, 255 = all.
+        case: int64 [S], number of each sample's case.
         fingerprint: of the cache, the training cases and the features' definitions.
     """
 
@@ -33,6 +34,7 @@ class FeatureTable:
     grid: tuple[int, ...]
     values: np.ndarray
     valid: np.ndarray
+    case: np.ndarray
     fingerprint: str
 
     @property
@@ -65,4 +67,4 @@ def read_features(path: UPath, cache: PatchCache, names: Sequence[str]) -> Featu
     for row, (packed, share) in enumerate(zip(table["features"], table["valid"], strict=True)):
         values[row] = np.frombuffer(packed.as_buffer(), np.float16).reshape(shape[1:])
         valid[row] = np.frombuffer(share.as_buffer(), np.uint8)
-    return FeatureTable(tuple(names), cache.grid, values, valid, fingerprint)
+    return FeatureTable(tuple(names), cache.grid, values, valid, cache.case_numbers, fingerprint)

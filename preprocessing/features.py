@@ -1,7 +1,8 @@
 """Patch features by name: what a patch is like among its neighbours, in its image, and for its place.
 
-A name is a word and, for some, the odd width of the neighbourhood that is averaged first: `enclosure`, `place3`.
-All are written for bright lesions; `polarity` turns the image over for dark ones.
+A name is a word and, for some, the odd width of the neighbourhood that is averaged first: `enclosure`, `place3`. With a
+modality before it, `PT.level3`, it looks at that modality alone, else it is the mean over all. All are written for
+bright lesions; `polarity` turns the image over for dark ones.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from preprocessing.statistics import PopulationStatistics
 
 Polarity = Literal["dark", "bright", "both"]
 
+_NAME = re.compile(r"(?:(?P<modality>\w+)\.)?(?P<feature>[a-z_]+?)(?P<width>\d*)")
+
 # an enclosing ray: at this share of the directions from the least enclosing one (index 3 of 8 in 2D, 9 of 26 in 3D)
-_TYPICAL, _WEAK = 3 / 8, 1 / 8
+_TYPICAL, _WEAK, _HALF = 3 / 8, 1 / 8, 1 / 2
 # enclosing ways are compared by negated brightness, from -1 to 0. Outside the image it counts as one full range below
 # the lowest, so that a patch at the border is hardly enclosed; on BUSI this gains one to three points of hit rate over
 # ways that simply end there.
@@ -105,6 +108,12 @@ def _enclosure(grid: PatchGrid, values: Tensor, share: float) -> Tensor:
     return rays[int(share * len(rays))] + values
 
 
+def _surrounded(grid: PatchGrid, values: Tensor) -> Tensor:
+    # the dark core of a bright lesion is as bright as what surrounds it in at least half of the directions
+    rays = ray_maxima(values, grid.candidate, max(2, max(values.shape[2:]) // 2), 0.0)
+    return torch.maximum(values, rays[int(_HALF * len(rays))])
+
+
 def _centrality(grid: PatchGrid, width: int) -> Tensor:
     return -(grid.place - 0.5).square().sum(1, keepdim=True).sqrt()
 
@@ -112,6 +121,9 @@ def _centrality(grid: PatchGrid, width: int) -> Tensor:
 _FEATURES: dict[str, Callable[[PatchGrid, int], Tensor]] = {
     # difference to what is usual at the same place of the training images
     "place": lambda g, w: masked_mean(_deviation(g), g.weight, w),
+    # brightness as it is: what intensities in physical units (SUV) mean
+    "level": lambda g, w: g.averaged(w),
+    "surrounded": lambda g, w: _surrounded(g, g.averaged(w)),
     # brightness within the image
     "image": lambda g, w: _within_image(g, g.averaged(w)),
     # brightness relative to patches of the same depth (first axis)
@@ -139,22 +151,34 @@ def check_name(name: str) -> str:
     Raises:
         ValueError: there is no such feature.
     """
-    match = re.fullmatch(r"([a-z_]+?)(\d*)", name)
-    if match is None or match[1] not in _FEATURES:
-        raise ValueError(f"no patch feature {name!r}; there are {', '.join(_FEATURES)} (a width may follow: place3)")
-    if match[2] and (int(match[2]) % 2 == 0 or int(match[2]) > 31):
+    match = _NAME.fullmatch(name)
+    if match is None or match["feature"] not in _FEATURES:
+        raise ValueError(
+            f"no patch feature {name!r}; there are {', '.join(_FEATURES)} (a width may follow: place3; a modality may "
+            "stand before: PT.place3)"
+        )
+    if match["width"] and (int(match["width"]) % 2 == 0 or int(match["width"]) > 31):
         raise ValueError(f"the width of {name!r} must be odd and at most 31")
     return name
 
 
-def features(grid: PatchGrid, names: Sequence[str], polarity: Sequence[Polarity]) -> Tensor:
-    """Features of every patch, one a name; the mean over the channels.
+def modality_of(name: str) -> str:
+    """The modality that a feature looks at; "" for the mean over all."""
+    match = _NAME.fullmatch(check_name(name))
+    return (match["modality"] or "") if match else ""
+
+
+def features(
+    grid: PatchGrid, names: Sequence[str], polarity: Sequence[Polarity], modalities: Sequence[str] = ()
+) -> Tensor:
+    """Features of every patch, one a name: of the modality that it names, else the mean over all.
 
     Args:
         grid: the samples.
         names: features, see `check_name`.
         polarity: of each channel: whether lesions are darker or brighter than their surroundings; "both" takes
             the larger of the two readings.
+        modalities: names of the channels.
 
     Returns:
         float32 [B, N, F]; 0 outside candidates.
@@ -163,15 +187,18 @@ def features(grid: PatchGrid, names: Sequence[str], polarity: Sequence[Polarity]
     needed = {sign for p in polarity for sign in (("bright", "dark") if p == "both" else (p,))}
     columns = []
     for name in names:
-        match = re.fullmatch(r"([a-z_]+?)(\d*)", check_name(name))
+        match = _NAME.fullmatch(check_name(name))
         assert match is not None
-        feature, width = _FEATURES[match[1]], int(match[2] or 1)
+        feature, width = _FEATURES[match["feature"]], int(match["width"] or 1)
         readings = {sign: feature(views[sign], width) for sign in sorted(needed)}
         if "both" in polarity:
             readings["both"] = torch.maximum(readings["bright"], readings["dark"])
         per_channel = [
             readings[sign][:, channel if readings[sign].shape[1] > 1 else 0] for channel, sign in enumerate(polarity)
         ]
-        columns.append(torch.stack(per_channel).mean(0))
+        if match["modality"]:
+            columns.append(per_channel[list(modalities).index(match["modality"])])
+        else:
+            columns.append(torch.stack(per_channel).mean(0))
     stacked = torch.stack(columns, -1) * grid.candidate[:, 0, ..., None]
     return stacked.reshape(len(stacked), math.prod(stacked.shape[1:-1]), len(names))

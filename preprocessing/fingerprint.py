@@ -12,6 +12,7 @@ import pyarrow as pa
 from upath import UPath
 
 from preprocessing.case import Case
+from preprocessing.dicom import series_folder
 from preprocessing.schema import INPUTS, SCHEMA_VERSION
 from preprocessing.storage import write_text
 
@@ -82,7 +83,10 @@ def _by_file(table: pa.Table) -> dict[tuple[str, str], str]:
 
 
 def _digest(file: str, known: Sequence[Any] | None) -> list[Any]:
-    path = UPath(file)
+    path = UPath(series_folder(file))
+    if path.is_dir():  # a DICOM series
+        parts = [[inside.name, _digest(str(inside), None)[-1]] for inside in sorted(path.iterdir(), key=str)]
+        return [0, 0, digest_of(parts)]
     try:
         if path.protocol not in ("", "file"):
             return [0, 0, str(path.fs.ukey(path.path))]

@@ -1,4 +1,4 @@
-"""How well a ranking of patches finds lesions: the share of lesion patches among the first patches of each image."""
+"""How well a ranking of patches finds lesions: the share of lesion patches among the first patches of each case."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from preprocessing.cache import PatchCache
+from preprocessing.cache import CANDIDATE, PatchCache
 
 SHARES = (0.1, 0.25, 0.5, 0.75)
 MIN_LESION_PATCHES = 3
 
 
 class HitRate(NamedTuple):
-    """Mean over images.
+    """Mean over cases.
 
     Attributes:
-        rates: share of candidates -> share of lesion patches among them; empty when no image counts.
-        cases: images that count (at least 3 lesion patches).
+        rates: share of candidates -> share of lesion patches among them; empty when no case counts.
+        cases: those that count (at least 3 lesion patches).
     """
 
     rates: dict[float, float]
@@ -31,21 +31,23 @@ class LesionPatches(NamedTuple):
     Attributes:
         lesion: bool [S, N], candidates with more than half of their pixels in a lesion.
         candidate: bool [S, N], at most half padding.
+        case: int64 [S], number of each sample's case: the samples of a volume are ranked together.
     """
 
     lesion: np.ndarray
     candidate: np.ndarray
+    case: np.ndarray
 
 
 def candidates(valid: np.ndarray) -> np.ndarray:
     """bool, for shares of real pixels as uint8 (255 = all): at most half padding."""
-    return valid >= 128
+    return valid >= CANDIDATE
 
 
 def lesion_patches(label: np.ndarray, valid: np.ndarray) -> LesionPatches:
-    """From label [B, N, P] (0 = background) and valid uint8 [B, N]."""
+    """From label [B, N, P] (0 = background) and valid uint8 [B, N]; every sample a case."""
     candidate = candidates(valid)
-    return LesionPatches(((label > 0).mean(-1) > 0.5) & candidate, candidate)
+    return LesionPatches(((label > 0).mean(-1) > 0.5) & candidate, candidate, np.arange(len(valid)))
 
 
 def hit_rate(
@@ -58,33 +60,36 @@ def hit_rate(
 def ranked_hit_rate(
     scores: np.ndarray, truth: LesionPatches, shares: Sequence[float] = SHARES, seed: int = 0
 ) -> HitRate:
-    """Share of lesion patches among the first round(share * candidates) candidates, highest score first.
+    """Share of lesion patches among the first round(share * candidates) candidates of a case, highest score first.
 
-    Mean over samples with at least 3 lesion patches. Equal scores are ordered at random (seeded), so that a
-    ranking that says nothing scores as chance does.
+    Mean over cases with at least 3 lesion patches. Equal scores are ordered at random (seeded), so that a ranking
+    that says nothing scores as chance does.
     """
-    counted = truth.lesion.sum(1) >= MIN_LESION_PATCHES
-    if not counted.any():
+    ties = np.random.default_rng(seed).random(scores.shape)
+    found = []
+    for rows in _rows_of_cases(truth.case):
+        candidate, lesion = truth.candidate[rows], truth.lesion[rows][truth.candidate[rows]]
+        if lesion.sum() < MIN_LESION_PATCHES:
+            continue
+        order = np.lexsort((ties[rows][candidate], -scores[rows][candidate].astype(np.float64)))
+        hits = np.concatenate([[0], lesion[order].cumsum()])
+        found.append(hits[np.rint(np.array(shares) * len(order)).astype(np.int64)] / lesion.sum())
+    if not found:
         return HitRate({}, 0)
-    lesion, candidate = truth.lesion[counted], truth.candidate[counted]
-    values = np.where(candidate, scores[counted].astype(np.float64), -np.inf)
-    ties = np.random.default_rng(seed).random(values.shape)
-    order = np.lexsort((ties, -values), axis=1)
-    found = np.take_along_axis(lesion, order, 1).cumsum(1)
-    number = candidate.sum(1)
-    rates = {}
-    for share in shares:
-        first = np.rint(share * number).astype(np.int64)
-        hits = np.where(first > 0, found[np.arange(len(found)), np.maximum(first - 1, 0)], 0)
-        rates[share] = float((hits / lesion.sum(1)).mean())
-    return HitRate(rates, len(lesion))
+    return HitRate(dict(zip(shares, np.mean(found, axis=0).tolist(), strict=True)), len(found))
+
+
+def _rows_of_cases(case: np.ndarray) -> list[np.ndarray]:
+    order = np.argsort(case, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(case[order])) + 1) if len(case) else []
 
 
 def read_lesion_patches(cache: PatchCache, samples: np.ndarray) -> LesionPatches:
     """Truth for the given samples of a cache, read block by block; unlabelled samples hold no lesion."""
     samples = np.asarray(samples, np.int64)
     row_of = {int(sample): row for row, sample in enumerate(samples)}
-    truth = LesionPatches(*(np.zeros((len(samples), cache.tokens), bool) for _ in range(2)))
+    lesion, candidate = (np.zeros((len(samples), cache.tokens), bool) for _ in range(2))
+    truth = LesionPatches(lesion, candidate, cache.case_numbers[samples])
     for block in np.unique(cache.samples["block"].to_numpy()[samples]):
         batch = cache.read_block(int(block))
         part = lesion_patches(batch.label, batch.valid)

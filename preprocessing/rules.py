@@ -24,15 +24,15 @@ RULES: dict[str, dict[str, float]] = {
 }
 
 
-def rule_weights(rule: str, location_prior: float) -> dict[str, float]:
+def rule_weights(rule: Mapping[str, float], location_prior: float = 0.0) -> dict[str, float]:
     """The rule's weights, with the location prior as further weight of `centrality`."""
-    weights = dict(RULES[rule])
+    weights = dict(rule)
     if location_prior:
         weights["centrality"] = weights.get("centrality", 0.0) + location_prior
     return weights
 
 
-def rule_features(rule: str, location_prior: float) -> list[str]:
+def rule_features(rule: Mapping[str, float], location_prior: float = 0.0) -> list[str]:
     """The patch features that a rule looks at."""
     return [name for name in rule_weights(rule, location_prior) if name != SIZE]
 

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def patch_schema(dims: int) -> pa.Schema:
     """One row a sample; arrays are raw little-endian bytes, which read three times faster than Arrow lists.
 
-    With N tokens of P pixels and C channels: patches float16 [N, C*P], valid uint8 [N] (255 = all real pixels),
-    label uint8 [N, P] class ids or null when unlabelled, box int32 [2d] (start_0.. start_d-1, stop_0.. stop_d-1: the
-    real area on the canvas), geometry JSON (way back to the source grid), sample: number within the case.
+    With N tokens of P pixels and C channels: patches float16 [N, C*P], real [N, P] as bits (numpy.packbits: pixels of
+    the image, or of the body in it, not padding), valid uint8 [N] (share of real pixels, 255 = all), label uint8
+    [N, P] class ids or null when unlabelled, frame int32 [2d] (start_0.. start_d-1, stop_0.. stop_d-1: where the whole
+    image or body lies, in pixels of the canvas, and may reach beyond it), lesion: labelled pixels, geometry JSON (way
+    back to the source grid), sample: number within the case.
     """
     return pa.schema(
         [
             pa.field("sample", pa.int32(), nullable=False),
             pa.field("case", pa.string(), nullable=False),
             pa.field("patches", pa.binary(), nullable=False),
+            pa.field("real", pa.binary(), nullable=False),
             pa.field("valid", pa.binary(), nullable=False),
             pa.field("label", pa.binary()),
-            pa.field("box", pa.list_(pa.int32(), 2 * dims), nullable=False),
+            pa.field("frame", pa.list_(pa.int32(), 2 * dims), nullable=False),
+            pa.field("lesion", pa.int32(), nullable=False),
             pa.field("geometry", pa.string(), nullable=False),
         ]
     )

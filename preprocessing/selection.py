@@ -21,8 +21,18 @@ from preprocessing.feature_table import FeatureTable
 from preprocessing.features import Polarity, check_name
 from preprocessing.kmeans import Clusters, kmeans, soft_assign
 from preprocessing.neighbourhood import smooth
-from preprocessing.rules import RULES, rank_clusters, rule_features, rule_weights
+from preprocessing.rules import RULES, SIZE, rank_clusters, rule_features, rule_weights
 from preprocessing.settings import Settings
+
+
+def check_evidence(name: str) -> str:
+    """The name of a patch feature or of a cluster's `size`.
+
+    Raises:
+        ValueError: there is no such feature.
+    """
+    return name if name == SIZE else check_name(name)
+
 
 _CLAMP = 4.0  # standard deviations: the rare patch beyond would have a cluster for itself
 _CHUNK = 2**16  # patches scored at once
@@ -42,6 +52,9 @@ class SelectionSettings(Settings):
         description="Lesions against surroundings: dark, bright or both; one, or one a channel.",
     )
     rule: str = Field("lesion", description=f"Rule that ranks the clusters: {', '.join(RULES)}.")
+    weights: dict[Annotated[str, AfterValidator(check_evidence)], float] = Field(
+        {}, description="A rule of one's own in place of a named one: weights of patch features, or of `size`."
+    )
     location_prior: float = Field(0.0, ge=0, description="Weight of nearness to the image centre; 0 is off.")
     clusters: int = Field(64, ge=2, le=4096, description="Clusters of a code book (k).")
     codebooks: int = Field(3, ge=1, description="Code books, fitted with different seeds, whose scores are averaged.")
@@ -84,8 +97,13 @@ class SelectionSettings(Settings):
 
     def columns(self) -> tuple[str, ...]:
         """Every feature that any rule may ask for, so that one table serves them all."""
-        asked = {name for rule in RULES for name in rule_features(rule, location_prior=1.0)}
-        return tuple(sorted(asked | set(self.features)))
+        asked = {name for rule in RULES for name in rule_features(RULES[rule], location_prior=1.0)}
+        return tuple(sorted(asked | set(rule_features(self.weights)) | set(self.features)))
+
+    @property
+    def ranking(self) -> dict[str, float]:
+        """The weights of the rule that applies."""
+        return self.weights or RULES[self.rule]
 
     def content(self) -> dict[str, Any]:
         """What decides the scores."""
@@ -195,8 +213,8 @@ def fit_selection(
         RunError: there is nothing to fit on.
     """
     chosen = training_patches(table, train, settings, seed)
-    weights = rule_weights(settings.rule, settings.location_prior)
-    asked = rule_features(settings.rule, settings.location_prior)
+    weights = rule_weights(settings.ranking, settings.location_prior)
+    asked = rule_features(settings.ranking, settings.location_prior)
     evidence = _rows(table.values, chosen, table.columns(asked))
     evidence = _standardise(evidence, *_moments(evidence))
     points = _points(table, chosen, settings, tokens)
@@ -209,7 +227,7 @@ def score_patches(
     """Scores and clusters of all patches.
 
     Returns:
-        float32 [S, N], mean 0 and standard deviation 1 over each sample's candidates, 0 elsewhere; int16 [S, N],
+        float32 [S, N], mean 0 and standard deviation 1 over each case's candidates, 0 elsewhere; int16 [S, N],
         the nearest cluster of the first code book, -1 elsewhere.
     """
     candidate = table.candidate
@@ -221,15 +239,23 @@ def score_patches(
         score, cluster = books.score(_points(table, index, settings, tokens))
         scores[part][candidate[part]] = score.numpy()
         clusters[part][candidate[part]] = cluster.numpy()
-    return standardise_scores(smoothed_scores(scores, table, settings.smoothing), candidate), clusters
+    return standardise_scores(smoothed_scores(scores, table, settings.smoothing), candidate, table.case), clusters
 
 
-def standardise_scores(scores: np.ndarray, candidate: np.ndarray) -> np.ndarray:
-    """float32 [S, N]: mean 0 and standard deviation 1 over each sample's candidates, 0 elsewhere."""
-    number = np.maximum(candidate.sum(1, keepdims=True), 1)
-    centred = np.where(candidate, scores - (scores * candidate).sum(1, keepdims=True) / number, 0)
-    sd = np.sqrt((centred**2).sum(1, keepdims=True) / number)
+def standardise_scores(scores: np.ndarray, candidate: np.ndarray, case: np.ndarray) -> np.ndarray:
+    """float32 [S, N]: mean 0 and standard deviation 1 over the candidates of each case (int [S]), 0 elsewhere.
+
+    Over the case and not the sample, so that a crop without anything lesion-like has low scores throughout.
+    """
+    number = np.maximum(_by_case(candidate.sum(1), case), 1)
+    centred = np.where(candidate, scores - (_by_case((scores * candidate).sum(1), case) / number)[:, None], 0)
+    sd = np.sqrt(_by_case((centred**2).sum(1), case) / number)[:, None]
     return np.divide(centred, sd, out=np.zeros_like(centred), where=sd > 1e-6).astype(np.float32)
+
+
+def _by_case(values: np.ndarray, case: np.ndarray) -> np.ndarray:
+    """float64 [S], the sum over all samples of the same case."""
+    return np.bincount(case, values.astype(np.float64))[case]
 
 
 def smoothed_scores(scores: np.ndarray, table: FeatureTable, rounds: int) -> np.ndarray:

@@ -101,4 +101,4 @@ def _by_labels(
         seed,
     )
     scores, _ = score_patches(books, table, settings)
-    return standardise_scores(scores, table.candidate)
+    return standardise_scores(scores, table.candidate, table.case)

@@ -12,16 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from preprocessing.cache import FINGERPRINT_KEY, CacheSettings
+from preprocessing.cache import FINGERPRINT_KEY
+from preprocessing.cache_settings import CacheSettings
 from preprocessing.case import BadFile, Case, Rejection
 from preprocessing.duplicates import signature
-from preprocessing.geometry import letterbox, place_image, place_label, valid_area
-from preprocessing.intensity import normalise
 from preprocessing.lock import check_owner
 from preprocessing.patchify import patchify
-from preprocessing.readers import read_case
+from preprocessing.prepare import prepare
+from preprocessing.samples import Sample, samples_of
 from preprocessing.schema import patch_schema
 from preprocessing.storage import replacing
+from preprocessing.volume_files import is_volume_file
 
 REPORT_KEY = b"report"
 
@@ -89,39 +90,40 @@ def write_shard(shard: Shard) -> ShardReport:
     return report
 
 
-def case_rows(case: Case, settings: CacheSettings, dims: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of `patch_schema` and the facts about a case.
+def case_rows(case: Case, settings: CacheSettings) -> tuple[Iterator[dict[str, Any]], dict[str, Any]]:
+    """Rows of `patch_schema`, made one by one, and the facts about a case.
 
     Raises:
         BadFile: a file cannot be used.
     """
-    image, label = read_case(case, dims)
-    try:
-        values = normalise(image, settings.low, settings.high)
-    except ValueError as error:
-        raise BadFile(next(iter(case.images.values())), str(error)) from None
-    geometry = letterbox(image.shape[1:], settings.size)
-    patch = settings.patch
-    placed = None if label is None else place_label(label, geometry)
-    share = patchify(valid_area(geometry)[None], patch).mean(axis=1)
-    row = {
-        "sample": 0,
-        "case": case.id,
-        "patches": patchify(place_image(values, geometry), patch).astype("<f2").tobytes(),
-        "valid": np.round(255 * share).astype(np.uint8).tobytes(),
-        "label": None if placed is None else patchify(placed[None], patch).tobytes(),
-        "box": geometry.box.tolist(),
-        "geometry": geometry.to_json(),
-    }
-    phash, thumbnail = signature(values)
+    prepared = prepare(case, settings)
+    phash, thumbnail = signature(prepared.image)
     facts = {
         "case": case.id,
-        "source_size": list(image.shape[1:]),
-        "lesion_pixels": 0 if label is None else int(np.count_nonzero(label)),
+        "source_size": list(prepared.source_size),
+        "lesion_pixels": 0 if prepared.label is None else int(np.count_nonzero(prepared.label)),
         "phash": phash.hex(),
         "thumbnail": thumbnail.hex(),
     }
-    return [row], facts
+    rows = (
+        {"sample": number, "case": case.id, **_columns(sample, settings)}
+        for number, sample in enumerate(samples_of(prepared, settings))
+    )
+    return rows, facts
+
+
+def _columns(sample: Sample, settings: CacheSettings) -> dict[str, Any]:
+    patch = settings.patch
+    real = patchify(sample.real[None], patch)
+    return {
+        "patches": patchify(sample.image, patch).astype("<f2").tobytes(),
+        "real": np.packbits(real).tobytes(),
+        "valid": np.round(255 * real.mean(axis=1)).astype(np.uint8).tobytes(),
+        "label": None if sample.label is None else patchify(sample.label[None], patch).tobytes(),
+        "frame": sample.frame.tolist(),
+        "lesion": 0 if sample.label is None else int(np.count_nonzero(sample.label)),
+        "geometry": sample.geometry,
+    }
 
 
 def _row_groups(shard: Shard, report: ShardReport) -> Iterator[list[dict[str, Any]]]:
@@ -129,15 +131,16 @@ def _row_groups(shard: Shard, report: ShardReport) -> Iterator[list[dict[str, An
     size = rows_per_group(shard.settings, len(shard.cases[0].images))
     for case in shard.cases:
         try:
-            rows, facts = case_rows(case, shard.settings, shard.dims)
+            rows, facts = case_rows(case, shard.settings)
         except BadFile as bad:
             report.rejected.append(Rejection(case.id, bad.file, bad.reason))
             continue
         report.cases.append(facts)
-        group += rows
-        while len(group) >= size:
-            yield group[:size]
-            group = group[size:]
+        for row in rows:
+            group.append(row)
+            if len(group) == size:
+                yield group
+                group = []
     if group:
         yield group
 
@@ -152,6 +155,8 @@ def plan(cases: Sequence[Case], settings: CacheSettings, channels: int) -> list[
     fitting = max(1, settings.shard_mb * 2**20 // settings.sample_bytes(channels))
     group = rows_per_group(settings, channels)
     wanted = -(-len(cases) // 16)
+    if is_volume_file(next(iter(cases[0].images.values()))):  # each fills row groups by itself
+        return [tuple(cases[i : i + min(4, wanted)]) for i in range(0, len(cases), min(4, wanted))]
     count = max(1, min(fitting, -(-wanted // group) * group))
     return [tuple(cases[i : i + count]) for i in range(0, len(cases), count)]
 

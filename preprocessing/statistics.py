@@ -16,21 +16,21 @@ from torch import Tensor
 from preprocessing.neighbourhood import masked_mean
 
 
-def relative_place(box: Tensor, grid: Sequence[int], patch: Sequence[int]) -> Tensor:
+def relative_place(frame: Tensor, grid: Sequence[int], patch: Sequence[int]) -> Tensor:
     """Where patch centres lie in the real image area.
 
     Args:
-        box: [B, 2d], real area on the canvas in pixels (starts, then stops).
+        frame: [B, 2d], where the image or body lies on the canvas, in pixels (starts, then stops).
         grid: patches along each axis.
         patch: pixels along each axis of a patch.
 
     Returns:
-        float32 [B, d, *grid], 0 at the real area's start and 1 at its stop, clamped (padding).
+        float32 [B, d, *grid], 0 at the frame's start and 1 at its stop, clamped (padding).
     """
     d = len(grid)
     axes = [(torch.arange(n, dtype=torch.float32) + 0.5) * p for n, p in zip(grid, patch, strict=True)]
     centres = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-    start, stop = (part.float().reshape(len(box), d, *[1] * d) for part in (box[:, :d], box[:, d:]))
+    start, stop = (part.float().reshape(len(frame), d, *[1] * d) for part in (frame[:, :d], frame[:, d:]))
     return ((centres - start) / (stop - start).clamp_min(1)).clamp(0, 1)
 
 

@@ -55,6 +55,24 @@ def busi_original_root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def petct_root() -> Path:
+    """FDG-PET (SUV), CT and tumour masks of soft-tissue sarcomas as NIfTI, under HECKTOR's file names."""
+    return _data("petct_hecktor2022_layout")
+
+
+@pytest.fixture(scope="session")
+def dicom_root() -> Path:
+    """CT and PET of patient STS-003 of `petct_root` as DICOM series, with RTSTRUCT."""
+    return _data("dicom_STS_003")
+
+
+@pytest.fixture(scope="session")
+def brats_root() -> Path:
+    """Two BraTS subjects: four MRI modalities and the label map of each."""
+    return _data("brats2018_layout/MICCAI_BraTS_2018_Data_Training")
+
+
+@pytest.fixture(scope="session")
 def tiny(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """A tiny preprocessed data set, shared by the tests that train; not to be changed."""
     from tests.tiny import make_tiny

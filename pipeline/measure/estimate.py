@@ -79,15 +79,15 @@ def _samples_per_second(loss: Callable[[], Tensor], autocast: Autocast, device: 
 
 
 def _made_up(shape: Shape, device: torch.device) -> Batch:
-    tokens, dims = math.prod(shape.grid), shape.dims
+    tokens = math.prod(shape.grid)
     generator = torch.Generator().manual_seed(0)
     return Batch(
         position=torch.arange(_BATCH, device=device),
         sample=np.arange(_BATCH),
         patches=torch.rand(_BATCH, tokens, shape.token_dim, generator=generator).to(device),
+        real=torch.ones(_BATCH, tokens, shape.pixels, dtype=torch.bool, device=device),
         valid=torch.full((_BATCH, tokens), 255, dtype=torch.uint8, device=device),
         label=torch.zeros(_BATCH, tokens, shape.pixels, dtype=torch.uint8, device=device),
         labelled=torch.zeros(_BATCH, dtype=torch.bool, device=device),
-        box=torch.tensor([[0] * dims + list(shape.size)] * _BATCH, dtype=torch.int32, device=device),
         scores=torch.rand(_BATCH, tokens, generator=generator).to(device),
     )

@@ -5,6 +5,7 @@ Nothing here starts Ray or writes a file; a cluster that the run would join is n
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -21,7 +22,7 @@ from rich.text import Text
 from upath import UPath
 
 from pipeline.measure.estimate import Speed, measure, model_of, parameters
-from pipeline.predict import find_images
+from pipeline.predict import find_scans
 from pipeline.report.wording import duration, number
 from preprocessing.case import Case, Rejection
 from preprocessing.errors import ConfigError
@@ -76,8 +77,17 @@ def input_mistakes(config: Config, needs: Sequence[str]) -> list[str]:
     if "checkpoint" in needs and config.checkpoint and not UPath(config.checkpoint).is_dir():
         mistakes.append(f"checkpoint = {config.checkpoint}: there is no such folder")
     if "predict" in needs:
-        mistakes += _told(lambda: find_images(config.predict.input))
+        mistakes += _told(lambda: find_scans(config.predict.input, config.data, _modalities(config)))
     return mistakes
+
+
+def _modalities(config: Config) -> int:
+    """What the segmenter takes; 1 where it is not trained yet."""
+    segmenter = UPath(config.checkpoint or f"{config.run.dir}/finetune/segmenter")
+    try:
+        return int(json.loads((segmenter / "meta.json").read_text())["channels"])
+    except (FileNotFoundError, KeyError):
+        return 1
 
 
 def preflight(config: Config) -> tuple[Preflight, list[str]]:

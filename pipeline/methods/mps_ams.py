@@ -12,7 +12,7 @@ from pipeline.methods.base import Masking, Shape, StepResult
 from pipeline.models.encoder import Encoder
 from pipeline.models.mae import MaskedAutoencoder
 from pipeline.training.loader import Batch
-from pipeline.training.tokens import CANDIDATE, real_of
+from preprocessing.cache import CANDIDATE
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -55,5 +55,5 @@ class MpsAms(Masking):
 
     def forward(self, batch: Batch, ratio: float, strength: float, seed: int) -> StepResult:
         plan = self.plan(batch, ratio, strength, seed)
-        pixels = real_of(batch, self.shape.size, self.shape.patch).repeat(1, 1, self.shape.channels)
+        pixels = batch.real.repeat(1, 1, self.shape.channels)
         return StepResult(self.autoencoder(batch.patches, self.coords, plan, pixels), plan.masked)

@@ -45,7 +45,7 @@ def render(data: ReportData) -> str:
         metrics=data.metrics,
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         notes=attention(data),
-        names=dict(_TEST_METRICS),
+        names=dict(_TEST_METRICS) | {"lesion_sen": "Lesion-wise sensitivity"},
         headline=_headline(data),
         strata=_strata(data.cases),
         labels=_labels(data.cases),

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pipeline.training.loader import Batch
-from pipeline.training.tokens import real_of
 from preprocessing.patchify import unpatchify
 
 
@@ -23,5 +22,5 @@ class Canvas:
         """Image float32 [b, C, *size], label uint8 [b, 1, *size] and real pixels bool [b, 1, *size]."""
         image = unpatchify(batch.patches, self.size, self.patch, self.channels)
         label = unpatchify(batch.label, self.size, self.patch, 1)
-        real = unpatchify(real_of(batch, self.size, self.patch), self.size, self.patch, 1)
+        real = unpatchify(batch.real, self.size, self.patch, 1)
         return image, label, real

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
+from itertools import groupby, islice
 from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 from upath import UPath
 
-from pipeline.segmentation.segmenter_file import SegmenterCard, load_segmenter
+from pipeline.segmentation.components import least_voxels, remove_small
+from pipeline.segmentation.segmenter_file import load_segmenter
+from pipeline.segmentation.sliding_window import blend
 from pipeline.training.precision import Autocast, Precision
 from preprocessing.case import BadFile, Case, Rejection
-from preprocessing.geometry import Geometry, letterbox, place_image, place_label, restore, valid_area
-from preprocessing.intensity import normalise
-from preprocessing.readers import read_case
+from preprocessing.geometry import letterbox, place_image, place_label, restore
+from preprocessing.prepare import Prepared, prepare
+from preprocessing.resampling import restore_probability
 from preprocessing.settings import Settings
+from preprocessing.volume import VoxelGrid
+from preprocessing.volume_files import is_volume_file
 
 Resolution = Literal["source", "canvas"]
 
@@ -27,7 +32,8 @@ class InferenceSettings(Settings):
     """How a trained segmenter is applied."""
 
     mirror: bool = Field(True, description="Average with the prediction on the mirror image (last axis).")
-    batch: int = Field(16, ge=1, description="Images segmented at a time.")
+    batch: int = Field(16, ge=1, description="Images, slices or windows segmented at a time.")
+    overlap: float = Field(0.5, ge=0, lt=1, description="Share by which the windows over a volume overlap, at least.")
 
 
 @dataclass(frozen=True)
@@ -39,12 +45,21 @@ class Segmented:
         image: float32 [C, *size], normalised intensities.
         label: uint8 [*size] class ids; None when unlabelled.
         probability: float32 [R, *size].
+        grid: where the voxels of a volume lie; None for a 2D image.
+        header: of the scan's file, see `Volume.header`.
     """
 
     case: Case
     image: np.ndarray
     label: np.ndarray | None
     probability: np.ndarray
+    grid: VoxelGrid | None = None
+    header: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def pixel(self) -> float:
+        """Size of a pixel as `least_sizes` count it: millilitres of a voxel; the share of a 2D image."""
+        return 1.0 / self.image[0].size if self.grid is None else self.grid.voxel_ml
 
 
 class Predictor:
@@ -74,29 +89,102 @@ class Predictor:
         """Each case's result in turn; a case that cannot be read or does not fit becomes a Rejection.
 
         Args:
-            cases: any number; a few are in memory at a time.
-            resolution: results at the image's own size, or on the model's canvas.
+            cases: any number; a few images, or one volume, are in memory at a time.
+            resolution: results at the image's own size and the scan's own grid, or on the model's canvas (of volumes:
+                the working grid).
         """
-        remaining = iter(cases)
-        while some := list(islice(remaining, self.settings.batch)):
-            read = [_read(case, self.card) for case in some]
-            good = [item for item in read if not isinstance(item, Rejection)]
-            probabilities = iter(self._probabilities(good))
-            for item in read:
-                yield item if isinstance(item, Rejection) else _result(item, next(probabilities), resolution)
+        for volumes, some in groupby(cases, lambda case: is_volume_file(next(iter(case.images.values())))):
+            segment = self._volumes if volumes else self._images
+            yield from segment(some, resolution)
 
-    def masks(self, probability: np.ndarray) -> np.ndarray:
-        """bool [R, *size] from float [R, *size]: above each region's threshold."""
-        thresholds = np.asarray(self.card.thresholds, np.float32)
-        return probability > thresholds.reshape(-1, *[1] * (probability.ndim - 1))
+    def masks(self, found: Segmented) -> np.ndarray:
+        """bool [R, *size]: above each region's threshold, without components that are smaller than its least size."""
+        card = self.card
+        return np.stack(
+            [
+                remove_small(probability > threshold, least_voxels(least, found.pixel))
+                for probability, threshold, least in zip(
+                    found.probability, card.thresholds, card.least_sizes, strict=True
+                )
+            ]
+        )
+
+    def _images(self, cases: Iterator[Case], resolution: Resolution) -> Iterator[Segmented | Rejection]:
+        size = self.card.size
+        while some := list(islice(cases, self.settings.batch)):
+            read = [self._prepare(case) for case in some]
+            planes = [(p.image, p.real) for p in read if isinstance(p, Prepared)]
+            probabilities = iter(self._planes(planes))
+            for case, item in zip(some, read, strict=True):
+                if isinstance(item, Rejection):
+                    yield item
+                    continue
+                geometry, probability = letterbox(item.real.shape, size), next(probabilities)
+                if resolution == "source":
+                    yield Segmented(case, item.image, item.label, restore(probability, geometry))
+                else:
+                    label = None if item.label is None else place_label(item.label, geometry)
+                    yield Segmented(case, place_image(item.image, geometry), label, probability)
+
+    def _volumes(self, cases: Iterator[Case], resolution: Resolution) -> Iterator[Segmented | Rejection]:
+        for case in cases:
+            item = self._prepare(case)
+            if isinstance(item, Rejection):
+                yield item
+                continue
+            assert item.grid is not None
+            probability = self._by_slices(item) if len(self.card.size) == 2 else self._by_windows(item)
+            if resolution == "source":
+                image, probability = (restore_probability(values, item.grid) for values in (item.image, probability))
+                yield Segmented(case, image, item.source_label, probability, item.grid.source, item.grid.source_header)
+            else:
+                yield Segmented(case, item.image, item.label, probability, item.grid.voxels)
+
+    def _prepare(self, case: Case) -> Prepared | Rejection:
+        card, first = self.card, next(iter(case.images.values()))
+        if len(case.images) != card.channels:
+            return Rejection(case.id, first, f"has {len(case.images)} modalities, the segmenter takes {card.channels}")
+        try:
+            return prepare(case, card.cache)
+        except BadFile as bad:
+            return Rejection(case.id, bad.file, bad.reason)
+
+    def _by_windows(self, prepared: Prepared) -> np.ndarray:
+        """float32 [R, *work] of a volume, crop by crop."""
+        stacked = torch.from_numpy(np.concatenate([prepared.image, prepared.real[None]]))
+
+        def predict(windows: Tensor, _: Tensor) -> Tensor:  # what lies beyond the volume is 0, hence not foreground
+            return self._forward(windows[:, :-1], windows[:, -1:] > 0.5)
+
+        settings, regions = self.settings, len(self.card.classes)
+        return blend(predict, stacked, self.card.size, settings.overlap, settings.batch, regions).numpy()
+
+    def _by_slices(self, prepared: Prepared) -> np.ndarray:
+        """float32 [R, *work] of a volume, slice by slice."""
+        axis = self.card.cache.axis
+        image, real = np.moveaxis(prepared.image, 1 + axis, 1), np.moveaxis(prepared.real, axis, 0)
+        geometry = letterbox(real.shape[1:], self.card.size)
+        result = np.empty((len(self.card.classes), *real.shape), np.float32)
+        for first in range(0, len(real), self.settings.batch):
+            numbers = range(first, min(first + self.settings.batch, len(real)))
+            for number, probability in zip(
+                numbers, self._planes([(image[:, n], real[n]) for n in numbers]), strict=True
+            ):
+                result[:, number] = restore(probability, geometry) * real[number]
+        return np.moveaxis(result, 1, 1 + axis)
+
+    def _planes(self, planes: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        """float32 [n, R, *canvas] of images [C, *size] with their real pixels [*size], which may differ in size."""
+        if not planes:
+            return np.zeros((0,), np.float32)
+        placed = [(letterbox(real.shape, self.card.size), image, real) for image, real in planes]
+        images = np.stack([place_image(image, geometry) for geometry, image, _ in placed])
+        reals = np.stack([place_label(real.astype(np.uint8), geometry) for geometry, _, real in placed])
+        return self._forward(torch.from_numpy(images), torch.from_numpy(reals[:, None]).bool()).numpy()
 
     @torch.no_grad()
-    def _probabilities(self, read: Sequence[_Read]) -> np.ndarray:
-        if not read:
-            return np.zeros((0,), np.float32)
-        size = self.card.size
-        image = torch.from_numpy(np.stack([place_image(item.image, item.geometry) for item in read]))
-        real = torch.from_numpy(np.stack([valid_area(item.geometry) for item in read])).view(-1, 1, *size)
+    def _forward(self, image: Tensor, real: Tensor) -> Tensor:
+        """float32 [B, R, *canvas] on the CPU, 0 outside the real pixels."""
         # the cache keeps float16: the same rounding here, so that canvas results equal those on the cache
         image, real = image.half().float().to(self.device), real.to(self.device)
         with self._autocast():
@@ -104,32 +192,4 @@ class Predictor:
             if self.settings.mirror:
                 mirrored = self.model(image.flip(-1), real.flip(-1)).float().sigmoid().flip(-1)
                 probability = (probability + mirrored) / 2
-        return (probability * real).cpu().numpy()
-
-
-@dataclass(frozen=True)
-class _Read:
-    case: Case
-    image: np.ndarray
-    label: np.ndarray | None
-    geometry: Geometry
-
-
-def _read(case: Case, card: SegmenterCard) -> _Read | Rejection:
-    first = next(iter(case.images.values()))
-    if len(case.images) != card.channels:
-        return Rejection(case.id, first, f"has {len(case.images)} modalities, the segmenter takes {card.channels}")
-    try:
-        image, label = read_case(case, len(card.size))
-        return _Read(case, normalise(image, card.low, card.high), label, letterbox(image.shape[1:], card.size))
-    except BadFile as bad:
-        return Rejection(case.id, bad.file, bad.reason)
-    except ValueError as error:
-        return Rejection(case.id, first, str(error))
-
-
-def _result(read: _Read, probability: np.ndarray, resolution: Resolution) -> Segmented:
-    if resolution == "source":
-        return Segmented(read.case, read.image, read.label, restore(probability, read.geometry))
-    label = None if read.label is None else place_label(read.label, read.geometry)
-    return Segmented(read.case, place_image(read.image, read.geometry), label, probability)
+        return (probability * real).cpu()

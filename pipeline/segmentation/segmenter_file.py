@@ -13,6 +13,7 @@ from upath import UPath
 from pipeline.checkpoint import load_weights, save_weights
 from pipeline.models.encoder import Encoder, EncoderSettings
 from pipeline.models.segmenter import Segmenter, SegmenterSettings
+from preprocessing.cache_settings import CacheSettings
 from preprocessing.errors import RunError
 
 KIND = "segmenter"
@@ -24,24 +25,33 @@ class SegmenterCard:
 
     Attributes:
         channels: of the image.
-        size, patch: canvas and patch in pixels.
         model, segmenter: settings of the architecture.
         classes: region -> label ids (none: every id but 0), in the order of the outputs.
         thresholds: probability above which a pixel belongs to the region, one a region.
-        low, high: percentiles of an image's intensities that become 0 and 1.
+        least_sizes: size of the smallest connected component that is kept, one a region: millilitres in a volume, a
+            share of the whole in a 2D image.
+        cache: geometry, canvas, patches and intensities that it was trained with.
         trained: anything worth knowing about the training.
     """
 
     channels: int
-    size: tuple[int, ...]
-    patch: tuple[int, ...]
     model: EncoderSettings
     segmenter: SegmenterSettings
     classes: dict[str, tuple[int, ...]]
     thresholds: tuple[float, ...]
-    low: float
-    high: float
+    least_sizes: tuple[float, ...]
+    cache: CacheSettings
     trained: dict[str, Any]
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Canvas in pixels."""
+        return self.cache.size
+
+    @property
+    def patch(self) -> tuple[int, ...]:
+        """Patch in pixels."""
+        return self.cache.patch
 
     def build(self) -> Segmenter:
         """The model, with random weights."""
@@ -51,8 +61,14 @@ class SegmenterCard:
 
 def save_segmenter(folder: UPath, tensors: dict[str, Tensor], card: SegmenterCard) -> None:
     """Write model.safetensors and meta.json into a folder or URI."""
-    plain = asdict(card) | {"model": card.model.model_dump(), "segmenter": card.segmenter.model_dump()}
+    plain = asdict(card) | {name: getattr(card, name).model_dump() for name in ("model", "segmenter", "cache")}
     save_weights(folder, tensors, {"kind": KIND, **plain})
+
+
+def set_least_sizes(folder: UPath, sizes: tuple[float, ...]) -> None:
+    """Write the least sizes, which are chosen on whole cases, into the card of a segmenter."""
+    tensors, meta = load_weights(folder, KIND)
+    save_weights(folder, tensors, meta | {"least_sizes": sizes})
 
 
 def load_segmenter(folder: UPath | str, device: torch.device | str = "cpu") -> tuple[Segmenter, SegmenterCard]:
@@ -64,14 +80,12 @@ def load_segmenter(folder: UPath | str, device: torch.device | str = "cpu") -> t
     tensors, meta = load_weights(UPath(folder), KIND)
     card = SegmenterCard(
         channels=meta["channels"],
-        size=tuple(meta["size"]),
-        patch=tuple(meta["patch"]),
         model=EncoderSettings(**meta["model"]),
         segmenter=SegmenterSettings(**meta["segmenter"]),
         classes={name: tuple(ids) for name, ids in meta["classes"].items()},
         thresholds=tuple(meta["thresholds"]),
-        low=meta["low"],
-        high=meta["high"],
+        least_sizes=tuple(meta["least_sizes"]),
+        cache=CacheSettings(**meta["cache"]),
         trained=meta["trained"],
     )
     model = card.build()

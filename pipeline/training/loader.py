@@ -20,8 +20,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from preprocessing.cache import PatchBatch, PatchCache
+from preprocessing.cache import PatchBatch, PatchCache, unpack_real
 from preprocessing.settings import Settings
+
+_DRAW = 1  # stream of the epoch's draw; the order uses seed and epoch alone
 
 
 class LoaderSettings(Settings):
@@ -70,20 +72,19 @@ class Batch:
     Attributes:
         position: int64 [b], global sample positions.
         sample: int64 [b], indices into the cache (on the CPU).
-        patches: float32 [b, N, D]; valid: uint8 [b, N]; label: uint8 [b, N, P]; labelled: bool [b]; box: int32 [b, 2d].
+        patches: float32 [b, N, D]; real: bool [b, N, P], pixels that are not padding; valid: uint8 [b, N], their share.
+        label: uint8 [b, N, P]; labelled: bool [b].
         scores: float32 [b, N], lesion scores, or None without selection.
-        real: bool [b, N, P], real pixels of a transformed batch; None: those inside `box`.
     """
 
     position: Tensor
     sample: np.ndarray
     patches: Tensor
+    real: Tensor
     valid: Tensor
     label: Tensor
     labelled: Tensor
-    box: Tensor
     scores: Tensor | None
-    real: Tensor | None = None
 
 
 class BlockMemory:
@@ -119,13 +120,15 @@ class PatchLoader:
 
     Args:
         cache: the patch cache.
-        samples: int [n], the sample indices that belong to an epoch.
+        samples: int [n], the sample indices that belong to every epoch.
         settings: memory and order.
         seed: the run's seed.
         global_batch: samples of a step over all workers.
         rank, workers: this worker's part.
         device: where the batches go.
         scores: float32 [S, N], lesion scores of every sample of the cache, or None.
+        others, share: indices of which an epoch takes some in turn, drawn anew each time, so that `samples` make up
+            this share of it.
     """
 
     def __init__(
@@ -139,9 +142,13 @@ class PatchLoader:
         workers: int = 1,
         device: torch.device | str = "cpu",
         scores: np.ndarray | None = None,
+        others: np.ndarray | None = None,
+        share: float = 0.5,
     ) -> None:
         self._cache, self._settings, self._seed = cache, settings, seed
         self._samples = np.asarray(samples, np.int64)
+        self._others = np.zeros(0, np.int64) if others is None else np.asarray(others, np.int64)
+        self._taken = min(len(self._others), round(len(self._samples) * (1 - share) / share))
         self._global_batch, self._rank, self._workers = global_batch, rank, workers
         self._device, self.scores = torch.device(device), scores
         self._block = cache.samples["block"].to_numpy()
@@ -153,15 +160,15 @@ class PatchLoader:
     @property
     def epoch_samples(self) -> int:
         """Samples of an epoch."""
-        return len(self._samples)
+        return len(self._samples) + self._taken
 
     def sample_at(self, positions: np.ndarray) -> np.ndarray:
         """Cache indices int64 of the given global positions."""
-        epochs, places = np.divmod(positions, len(self._samples))
+        epochs, places = np.divmod(positions, self.epoch_samples)
         found = np.empty(len(positions), np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            found[here] = self._samples[self._order(int(epoch))[places[here]]]
+            found[here] = self._order(int(epoch))[places[here]]
         return found
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
@@ -218,15 +225,18 @@ class PatchLoader:
         return self._samples[np.linspace(0, len(self._samples) - 1, min(count, len(self._samples))).astype(int)]
 
     def _order(self, epoch: int) -> np.ndarray:
+        """The cache indices of an epoch, in order."""
         if epoch not in self._orders:
-            blocks = self._block[self._samples]
+            drawn = np.random.default_rng([self._seed, epoch, _DRAW]).choice(self._others, self._taken, replace=False)
+            samples = np.sort(np.concatenate([self._samples, drawn]))
+            blocks = self._block[samples]
             rows = max(block.rows for block in self._cache.blocks)
             row_bytes = self._cache.tokens * (2 * self._cache.channels + 1) * int(np.prod(self._cache.patch))
             streams = min(self._settings.streams, len(np.unique(blocks)))
             # half of the memory for the windows being read; the other half lets the next ones come in
             window = self._settings.memory_mb * 2**20 // (2 * streams * rows * row_bytes)
             self._orders = {e: o for e, o in self._orders.items() if e >= epoch - 1}
-            self._orders[epoch] = epoch_order(blocks, self._seed, epoch, streams, max(1, window))
+            self._orders[epoch] = samples[epoch_order(blocks, self._seed, epoch, streams, max(1, window))]
         return self._orders[epoch]
 
     def _collate(self, positions: np.ndarray, sample: np.ndarray) -> Batch:
@@ -241,14 +251,15 @@ class PatchLoader:
         def stack(field: str) -> Tensor:
             return move(np.stack([getattr(block, field)[row] for block, row in parts]))
 
+        packed = np.stack([block.real[row] for block, row in parts])
         return Batch(
             position=move(positions),
             sample=sample,
             patches=stack("patches").float(),
+            real=move(unpack_real(packed, self._cache.tokens, int(np.prod(self._cache.patch)))),
             valid=stack("valid"),
             label=stack("label"),
             labelled=stack("labelled"),
-            box=stack("box"),
             scores=None if self.scores is None else move(np.asarray(self.scores[sample], np.float32)),
         )
 

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from pipeline.training.loader import Batch
 from pipeline.training.session import Session, sum_over_workers
-from pipeline.training.tokens import CANDIDATE, lesion_patches
+from pipeline.training.tokens import lesion_patches
+from preprocessing.cache import CANDIDATE
 
 _NAMES = ("loss", "samples", "masked", "real", "lesion", "lesion_masked", "labelled_masked")
 

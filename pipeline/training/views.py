@@ -15,7 +15,6 @@ from torch import Tensor
 
 from pipeline.training.augment import AugmentSettings, sampling_grid, vary_intensity, warp
 from pipeline.training.loader import Batch
-from pipeline.training.tokens import real_of
 from preprocessing.patchify import grid_of, patchify, unpatchify
 
 
@@ -40,7 +39,7 @@ class Views:
         """The batch with patches, valid, label, real and scores of the views; every shape and dtype is kept."""
         image = unpatchify(batch.patches, self.size, self.patch, self.channels)
         label = unpatchify(batch.label, self.size, self.patch, 1)
-        real = unpatchify(real_of(batch, self.size, self.patch), self.size, self.patch, 1)
+        real = unpatchify(batch.real, self.size, self.patch, 1)
         grid = sampling_grid(batch.position, self.size, self.seed, self.settings)
         image, label, real = warp(image, label, real, grid)
         image = vary_intensity(image, batch.position, self.seed, self.settings) * real

@@ -15,17 +15,18 @@ from preprocessing.case import Case, Rejection
 from preprocessing.duplicates import DuplicateSettings
 from preprocessing.errors import ConfigError
 from preprocessing.given_splits import find_leaks, read_given
-from preprocessing.layouts import busi, manifest
+from preprocessing.layouts import brats, busi, hecktor, manifest
 from preprocessing.phantoms import write_busi_phantoms
 from preprocessing.splits import SplitSettings
 from preprocessing.storage import absolute
+from preprocessing.volume_phantoms import write_brats_phantoms, write_hecktor_phantoms
 
 
 class DataSettings(SplitSettings, DuplicateSettings):
     """Where the scans are, and how they are grouped and split."""
 
     root: str = Field("", description="Folder or URI of the data set.")
-    layout: str = Field("busi", description="How its files are laid out: busi or manifest.")
+    layout: str = Field("busi", description="How its files are laid out: busi, hecktor, brats or manifest.")
     manifest: str = Field(
         "manifest.csv", description="Table of the manifest layout, CSV or Parquet, as a path inside data.root."
     )
@@ -43,10 +44,16 @@ Layout = Callable[[DataSettings], tuple[list[Case], list[Rejection]]]
 
 LAYOUTS: dict[str, Layout] = {
     "busi": lambda data: busi.find(absolute(data.root)),
+    "hecktor": lambda data: hecktor.find(absolute(data.root)),
+    "brats": lambda data: brats.find(absolute(data.root)),
     "manifest": lambda data: manifest.find(absolute(data.root), data.manifest, data.modalities),
 }
 
-PHANTOMS: dict[str, Callable[[str, int, int], None]] = {"busi": write_busi_phantoms}
+PHANTOMS: dict[str, Callable[[str, int, int], None]] = {
+    "busi": write_busi_phantoms,
+    "hecktor": write_hecktor_phantoms,
+    "brats": write_brats_phantoms,
+}
 
 
 def load_cases(data: DataSettings) -> tuple[list[Case], list[Rejection]]:

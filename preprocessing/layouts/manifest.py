@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from preprocessing.case import Case, Rejection
+from preprocessing.dicom import series_folder
 from preprocessing.errors import ConfigError
 from preprocessing.given_splits import SPLITS
 
@@ -81,7 +82,8 @@ class _Inside:
         path = None if escapes else self._root / cell
         if path is None or (self._local and not path.resolve().is_relative_to(self._real)):
             return f"{cell} leaves data.root; paths must be relative and stay inside"
-        return "" if path.is_file() else f"there is no file {cell} in data.root"
+        there = path.is_file() or UPath(series_folder(str(path))).is_dir()  # a folder is a DICOM series
+        return "" if there else f"there is no file {cell} in data.root"
 
 
 def _read(root: str, manifest: str) -> pd.DataFrame:

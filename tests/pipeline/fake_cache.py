@@ -25,13 +25,15 @@ class FakeCache:
             place = (row, 0, *(slice(c, c + size[0] // 2) for c in corner))
             label[place] = 1
             image[(row, slice(None), *place[2:])] *= 0.2
-        box = np.array([0] * len(size) + list(size), np.int32)
+        frame = np.array([0] * len(size) + list(size), np.int32)
+        pixels = samples * self.tokens * int(np.prod(patch))
         self.whole = PatchBatch(
             patches=patchify(image, patch),
             valid=np.full((samples, self.tokens), 255, np.uint8),
             label=patchify(label, patch),
             labelled=np.ones(samples, bool),
-            box=np.tile(box, (samples, 1)),
+            real=np.packbits(np.ones(pixels, bool).reshape(samples, -1), axis=1),
+            frame=np.tile(frame, (samples, 1)),
             sample=np.arange(samples),
         )
         starts = list(range(0, samples, rows))
@@ -40,7 +42,7 @@ class FakeCache:
         self.samples = pd.DataFrame(
             {
                 "sample": 0, "case": [f"case {i:03d}" for i in number], "block": number // rows,
-                "row": number % rows, "labelled": True,
+                "row": number % rows, "labelled": True, "lesion": label.reshape(samples, -1).sum(1),
             }
         )  # fmt: skip
 

@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from preprocessing.build import build_cache, check_shapes
-from preprocessing.cache import CacheSettings, PatchCache
+from preprocessing.cache import PatchCache, unpack_real
+from preprocessing.cache_settings import CacheSettings
 from preprocessing.case import Case
 from preprocessing.errors import ConfigError, RunError
 from preprocessing.geometry import Geometry, place_image, place_label, restore
-from preprocessing.intensity import normalise
+from preprocessing.intensity import IntensitySettings, normalise
 from preprocessing.layouts import DataSettings, load_cases
 from preprocessing.lock import OwnedLock
 from preprocessing.patchify import unpatchify
@@ -72,14 +73,16 @@ def test_the_cache_holds_what_was_read(built, phantoms):
         image, label = read_case(case, 2)
         geometry = Geometry.from_json(geometries[row])
         assert geometry.source == image.shape[1:]
-        assert np.array_equal(batch.box[row], geometry.box)
-        expected = place_image(normalise(image, SETTINGS.low, SETTINGS.high), geometry)
+        assert np.array_equal(batch.frame[row], geometry.box)
+        expected = place_image(normalise(image[0], IntensitySettings())[None], geometry)
         assert np.array_equal(images[row], expected.astype(np.float16))
         assert np.array_equal(labels[row], place_label(label, geometry))
         real = np.zeros((64, 64))
         real[geometry.real] = 1
         share = real.reshape(8, 8, 8, 8).mean(axis=(1, 3)).ravel()
         assert np.array_equal(batch.valid[row], np.round(255 * share))
+        bits = unpack_real(batch.real[row : row + 1], built.tokens, 64)
+        assert np.array_equal(unpatchify(bits, built.size, built.patch, 1)[0, 0], real > 0)
         assert restore(labels[row], geometry).shape == image.shape[1:]
         assert built.cases.loc[row, "lesion_pixels"] == label.sum()
         assert tuple(built.cases.loc[row, "source_size"]) == label.shape
@@ -148,12 +151,13 @@ def test_a_changed_file_or_setting_rebuilds_and_says_why(copies):
     mask = root / "benign" / "benign (1)_mask.png"
     Image.fromarray(np.asarray(Image.open(mask))[::-1]).save(mask)
     assert "benign (1)_mask.png" in build(root, where)[1][0]
-    _, said = build(root, where, SETTINGS.model_copy(update={"high": 99.0}))
-    assert "cache.high was 99.5, is 99.0" in said[0]
-    assert "up to date" in build(root, where, SETTINGS.model_copy(update={"high": 99.0, "compression": 9}))[1][0]
+    other = SETTINGS.model_copy(update={"intensity": {"image": IntensitySettings(high=99.0)}})
+    _, said = build(root, where, other)
+    assert "cache.intensity was {}, is {'image': {'kind': 'percentiles', 'low': 0.5, 'high': 99.0}}" in said[0]
+    assert "up to date" in build(root, where, other.model_copy(update={"compression": 9}))[1][0]
     (root / "normal" / "normal (1).png").unlink()
     (root / "normal" / "normal (1)_mask.png").unlink()
-    cache, said = build(root, where, SETTINGS.model_copy(update={"high": 99.0}))
+    cache, said = build(root, where, other)
     assert "gone: " in said[0]
     assert len(cache.samples) == 19
 
@@ -288,7 +292,7 @@ def test_a_full_disk_in_a_worker_is_told_too_and_leaves_no_cache_that_looks_whol
     root, where = copies
     monkeypatch.setattr("preprocessing.build._shard_row", no_space)
     with pytest.raises(RunError, match=r"no space left in .*MiB are needed"):
-        build(root, where, SETTINGS.model_copy(update={"high": 98.0}))
+        build(root, where, SETTINGS.model_copy(update={"intensity": {"image": IntensitySettings(high=98.0)}}))
     assert not (where / "manifest.json").exists()
     assert not (where / "owner.json").exists()
 
@@ -326,7 +330,7 @@ def test_shapes_that_do_not_fit_are_found_before_the_work():
 
 
 def test_shards_keep_the_order_and_hold_whole_blocks():
-    cases = [Case(str(i), "", "", {"x": ""}, ()) for i in range(1000)]
+    cases = [Case(str(i), "", "", {"x": "x.png"}, ()) for i in range(1000)]
     parts = plan(cases, SETTINGS, 1)
     assert [case for part in parts for case in part] == cases
     assert len({len(part) for part in parts[:-1]}) == 1

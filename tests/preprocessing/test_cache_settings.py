@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from preprocessing.cache import CacheSettings
+from preprocessing.cache_settings import CacheSettings
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,8 @@ from preprocessing.cache import CacheSettings
         ({"size": (128, 128, 64)}, "both have 2 or both have 3 numbers"),
         ({"size": (128,), "patch": (8,)}, "both have 2 or both have 3 numbers"),
         ({"size": (0, 8)}, "must be positive"),
-        ({"low": 99.9}, "low .* must be below high"),
+        ({"intensity": {"CT": {"low": 99.9}}}, "low .* must be below high"),
+        ({"spacing": (1.0, 1.0)}, "must be 3 positive numbers"),
         ({"max_rejected": 1.2}, "less than or equal to 1"),
     ],
 )

@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 from scipy.ndimage import zoom
 
+from preprocessing.cache_settings import CacheSettings
 from preprocessing.case import Case
 from preprocessing.duplicates import DuplicateSettings, find_pairs, merge_groups, signature
-from preprocessing.intensity import normalise
+from preprocessing.intensity import IntensitySettings, normalise
 from preprocessing.phantoms import make_phantom
-from preprocessing.readers import read_case, read_image
+from preprocessing.prepare import prepare
+from preprocessing.readers import read_image
 
 
 def signed(image):
-    return signature(normalise(image[None].astype(np.float32), 0.5, 99.5))
+    return signature(normalise(image.astype(np.float32), IntensitySettings())[None])
 
 
 def pairs(images, **fields):
@@ -69,7 +71,7 @@ def test_busi_holds_over_100_groups_of_near_duplicates(busi_root):
     from preprocessing.layouts import DataSettings, load_cases
 
     cases, _ = load_cases(DataSettings(root=str(busi_root)))
-    signatures = [signature(normalise(read_case(Case(c.id, "", "", c.images, ()), 2)[0], 0.5, 99.5)) for c in cases]
+    signatures = [signature(prepare(Case(c.id, "", "", c.images, ()), CacheSettings()).image) for c in cases]
     found = merge_groups([c.id for c in cases], find_pairs(signatures, DuplicateSettings()))
     _, sizes = np.unique(found, return_counts=True)
     assert (sizes > 1).sum() == 109

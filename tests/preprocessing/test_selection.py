@@ -44,10 +44,10 @@ def test_rank_clusters_by_hand() -> None:
 
 @pytest.mark.parametrize("rule", sorted(RULES))
 def test_the_prior_adds_centrality_and_nothing_else(rule: str) -> None:
-    without, prior = rule_weights(rule, 0.0), rule_weights(rule, 0.5)
+    without, prior = rule_weights(RULES[rule], 0.0), rule_weights(RULES[rule], 0.5)
     assert prior == {**without, "centrality": without.get("centrality", 0.0) + 0.5}
-    assert "size" not in rule_features(rule, 1.0)
-    assert set(rule_features(rule, 1.0)) <= set(SelectionSettings().columns())
+    assert "size" not in rule_features(RULES[rule], 1.0)
+    assert set(rule_features(RULES[rule], 1.0)) <= set(SelectionSettings().columns())
 
 
 def test_scores_depend_on_clusters_only() -> None:
@@ -63,12 +63,12 @@ def test_scores_depend_on_clusters_only() -> None:
 def test_standardised_over_candidates() -> None:
     rng = np.random.default_rng(0)
     candidate = rng.random((3, 40)) < 0.7
-    scores = standardise_scores(rng.normal(3, 5, (3, 40)).astype(np.float32), candidate)
+    scores = standardise_scores(rng.normal(3, 5, (3, 40)).astype(np.float32), candidate, np.arange(3))
     for row, real in zip(scores, candidate, strict=True):
         assert row[real].mean() == pytest.approx(0, abs=1e-5)
         assert row[real].std() == pytest.approx(1, abs=1e-4)
         assert (row[~real] == 0).all()
-    assert (standardise_scores(np.ones((1, 4), np.float32), np.ones((1, 4), bool)) == 0).all()
+    assert (standardise_scores(np.ones((1, 4), np.float32), np.ones((1, 4), bool), np.zeros(1, int)) == 0).all()
 
 
 @pytest.mark.parametrize(

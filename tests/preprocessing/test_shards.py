@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from preprocessing.cache import CacheSettings
+from preprocessing.cache_settings import CacheSettings
 from preprocessing.errors import RunError
 from preprocessing.layouts import DataSettings, load_cases
 from preprocessing.lock import OwnedLock

@@ -39,9 +39,11 @@ def write_cache(
                 "sample": 0,
                 "case": f"case-{number:03d}",
                 "patches": patchify(image * real, patch).astype("<f2").tobytes(),
+                "real": np.packbits(patchify(real[None] > 0, patch)).tobytes(),
                 "valid": np.round(255 * share).astype(np.uint8).tobytes(),
                 "label": patchify(label[None], patch).tobytes(),
-                "box": box.tolist(),
+                "frame": box.tolist(),
+                "lesion": int((label > 0).sum()),
                 "geometry": "{}",
             }
         )

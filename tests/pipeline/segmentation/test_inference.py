@@ -16,11 +16,14 @@ from upath import UPath
 from pipeline.evaluate import EvaluateSettings, evaluate
 from pipeline.models.encoder import EncoderSettings
 from pipeline.models.segmenter import SegmenterSettings
-from pipeline.predict import PredictSettings, find_images, overlay, predict
+from pipeline.predict import PredictSettings, find_files, find_scans, overlay, predict
 from pipeline.segmentation.inference import InferenceSettings, Predictor, Segmented
 from pipeline.segmentation.segmenter_file import SegmenterCard, load_segmenter, save_segmenter
+from preprocessing.cache_settings import CacheSettings
 from preprocessing.case import Case, Rejection
 from preprocessing.errors import ConfigError, RunError
+from preprocessing.intensity import IntensitySettings
+from preprocessing.layouts import DataSettings
 
 
 class Bright(nn.Module):
@@ -34,20 +37,21 @@ class Bright(nn.Module):
         return ((image[:, :1] - 0.5) * 40).repeat(1, self.regions, *[1] * (image.ndim - 2))
 
 
+FULL = IntensitySettings(low=0, high=100)
+
+
 def card(**changes: Any) -> SegmenterCard:
     fields: dict[str, Any] = {
         "channels": 1,
-        "size": (32, 32),
-        "patch": (8, 8),
         "model": EncoderSettings(width=16, depth=1, heads=2),
         "segmenter": SegmenterSettings(stem=4, width=8),
         "classes": {"lesion": ()},
         "thresholds": (0.5,),
-        "low": 0.0,
-        "high": 100.0,
+        "cache": CacheSettings(size=(32, 32), intensity=dict.fromkeys(["image", "CT", "PT"], FULL)),
         "trained": {"seed": 0},
     }
-    return SegmenterCard(**(fields | changes))
+    fields |= changes
+    return SegmenterCard(**({"least_sizes": (0.0,) * len(fields["thresholds"])} | fields))
 
 
 def predictor(folder: Path, **changes: Any) -> Predictor:
@@ -126,8 +130,17 @@ def test_regions_are_judged_apart(tmp_path: Path) -> None:
 
 def test_the_threshold_of_the_checkpoint_is_used(tmp_path: Path) -> None:
     probability = np.array([[[0.2, 0.4], [0.6, 0.8]]])
-    assert predictor(tmp_path / "a", thresholds=(0.3,)).masks(probability).sum() == 3
-    assert predictor(tmp_path / "b", thresholds=(0.7,)).masks(probability).sum() == 1
+    found = Segmented(Case("a", "a", "", {}, ()), np.zeros((1, 2, 2), np.float32), None, probability)
+    assert predictor(tmp_path / "a", thresholds=(0.3,)).masks(found).sum() == 3
+    assert predictor(tmp_path / "b", thresholds=(0.7,)).masks(found).sum() == 1
+
+
+def test_components_below_the_least_size_of_the_checkpoint_are_removed(tmp_path: Path) -> None:
+    probability = np.zeros((1, 10, 10), np.float32)
+    probability[0, 0, 0] = probability[0, 5:7, 5:7] = 1
+    found = Segmented(Case("a", "a", "", {}, ()), np.zeros((1, 10, 10), np.float32), None, probability)
+    for share, left in ((0.01, 5), (0.02, 4), (0.04, 4), (0.05, 0)):
+        assert predictor(tmp_path / f"{share}", least_sizes=(share,)).masks(found).sum() == left
 
 
 def test_another_number_of_modalities_is_rejected(tmp_path: Path) -> None:
@@ -167,7 +180,7 @@ def test_predict_writes_masks_at_each_images_own_size(tmp_path: Path) -> None:
     (scans / "notes.txt").write_text("not an image")
     settings = PredictSettings(input=str(scans), probabilities=True)
     out = tmp_path / "out"
-    table, rejected = predict(predictor(tmp_path / "model"), find_images(str(scans)), settings, UPath(out))
+    table, rejected = predict(predictor(tmp_path / "model"), find_files(str(scans)), settings, UPath(out))
     assert table["case"].tolist() == ["deep/tall", "wide"]
     assert [(r.case, r.reason) for r in rejected] == [("zero", "the file is empty (0 bytes)")]
     assert pd.read_csv(out / "rejected.csv")["case"].tolist() == ["zero"]
@@ -191,12 +204,12 @@ def test_predict_writes_masks_at_each_images_own_size(tmp_path: Path) -> None:
 def test_what_can_be_predicted(tmp_path: Path) -> None:
     scan(tmp_path, "a", (8, 8), None)
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.bmp")
-    assert [case.id for case in find_images(str(tmp_path))] == ["a.bmp", "a.png"]
-    assert [case.id for case in find_images(str(tmp_path / "a.png"))] == ["a"]
+    assert [case.id for case in find_files(str(tmp_path))] == ["a.bmp", "a.png"]
+    assert [case.id for case in find_files(str(tmp_path / "a.png"))] == ["a"]
     (tmp_path / "empty").mkdir()
     for wrong, message in (("", "not set"), (f"{tmp_path}/none", "no folder"), (f"{tmp_path}/empty", "no image")):
         with pytest.raises(ConfigError, match=message):
-            find_images(wrong)
+            find_scans(wrong, DataSettings(), 1)
 
 
 def test_overlay_tints_the_mask_alone() -> None:

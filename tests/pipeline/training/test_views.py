@@ -6,7 +6,6 @@ import torch
 
 from pipeline.training.augment import AugmentSettings
 from pipeline.training.loader import LoaderSettings, PatchLoader, rows_of
-from pipeline.training.tokens import real_of
 from pipeline.training.views import Views
 from preprocessing.patchify import patchify, unpatchify
 from tests.pipeline.fake_cache import FakeCache
@@ -21,16 +20,18 @@ def whole_batch(size, patch, channels, samples=6):
     cache = FakeCache(samples, 3, size, patch, channels)
     scores = np.random.default_rng(0).random((samples, cache.tokens)).astype("f4")
     loader = PatchLoader(cache, np.arange(samples), LoaderSettings(), 0, samples, scores=scores)
-    box = torch.tensor([[1] * len(size) + [s - 2 for s in size]]).repeat(samples, 1)
-    batch = replace(loader.gather(np.arange(samples)), box=box)
-    return cache, replace(batch, label=batch.label * real_of(batch, size, patch))  # no label on padding
+    batch = loader.gather(np.arange(samples))
+    inside = torch.zeros(samples, 1, *size, dtype=torch.bool)
+    inside[(..., *(slice(1, s - 2) for s in size))] = True
+    real = patchify(inside, patch)
+    return cache, replace(batch, real=real, label=batch.label * real)  # no label on padding
 
 
 @pytest.mark.parametrize(("size", "patch", "channels"), SHAPES)
 def test_without_ranges_a_view_is_the_sample(size, patch, channels):
     _, batch = whole_batch(size, patch, channels)
     seen = Views(size, patch, channels, STILL, seed=0)(batch)
-    real = real_of(batch, size, patch)
+    real = batch.real
     assert torch.equal(seen.real, real)
     torch.testing.assert_close(seen.patches, batch.patches * real.repeat(1, 1, channels), atol=1e-5, rtol=0)
     assert torch.equal(seen.label, batch.label)
@@ -43,7 +44,7 @@ def test_a_certain_flip_mirrors_pixels_scores_and_padding(size, patch, channels,
     cache, batch = whole_batch(size, patch, channels)
     chance = tuple(float(a == axis) for a in range(len(size)))
     seen = Views(size, patch, channels, STILL.model_copy(update={"flip": chance}), seed=0)(batch)
-    real = unpatchify(real_of(batch, size, patch), size, patch, 1)
+    real = unpatchify(batch.real, size, patch, 1)
     for name, count in (("patches", channels), ("label", 1)):
         before, after = (unpatchify(getattr(b, name), size, patch, count) for b in (batch, seen))
         torch.testing.assert_close(after, (before * real).flip(2 + axis), atol=1e-5, rtol=0)
@@ -59,8 +60,7 @@ def test_scores_follow_the_pixels_that_they_belong_to():
     y, x = torch.meshgrid(torch.linspace(0, 3, 64), torch.linspace(0, 3, 64), indexing="ij")
     image = (0.5 + 0.4 * torch.sin(y) * torch.cos(x)).expand(6, 1, 64, 64)
     patches = patchify(image, patch)
-    full = torch.tensor([[0, 0, 64, 64]]).repeat(6, 1)
-    batch = replace(batch, patches=patches, box=full, scores=patches.mean(-1))
+    batch = replace(batch, patches=patches, real=torch.ones_like(batch.real), scores=patches.mean(-1))
     moving = STILL.model_copy(update={"scale": 0.4, "rotate": 20.0, "shift": 0.1, "share": 1.0})
     seen = Views(size, patch, 1, moving, seed=3)(batch)
     inside = seen.real.all(-1)

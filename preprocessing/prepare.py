@@ -1,0 +1,108 @@
+"""One case from its files to normalised values on one grid: what is patchified for training and shown to a segmenter.
+
+The same function serves the cache, evaluation and prediction, so that a segmenter sees new scans as it saw its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from preprocessing.cache_settings import CacheSettings
+from preprocessing.case import BadFile, Case
+from preprocessing.field_of_view import check_same_grid
+from preprocessing.foreground import foreground_box, foreground_mask
+from preprocessing.intensity import IntensitySettings, normalise
+from preprocessing.readers import read_case
+from preprocessing.resampling import label_onto, onto
+from preprocessing.volume import Volume
+from preprocessing.volume_files import is_volume_file, read_label_volume, read_volume
+from preprocessing.work_grid import WorkGrid, crop_to, plan_grid
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A case in memory; [*work] is the image itself in 2D, the working grid of a volume.
+
+    Attributes:
+        image: float32 [C, *work] within [0, 1]; 0 outside the foreground.
+        label: uint8 [*work] class ids; None when unlabelled.
+        real: bool [*work], the foreground.
+        source_label: uint8, the label on its own file's grid; None when unlabelled.
+        grid: the working grid of a volume; None for a 2D image.
+        source_size: voxels or pixels of the reference file along its own axes.
+    """
+
+    image: np.ndarray
+    label: np.ndarray | None
+    real: np.ndarray
+    source_label: np.ndarray | None
+    grid: WorkGrid | None
+    source_size: tuple[int, ...]
+
+
+def prepare(case: Case, settings: CacheSettings) -> Prepared:
+    """Read, resample and normalise.
+
+    Raises:
+        BadFile: a file cannot be used, or those of the case do not fit together.
+    """
+    if any(is_volume_file(file) for file in case.images.values()):
+        return _volume(case, settings)
+    if len(settings.size) != 2:
+        raise BadFile(next(iter(case.images.values())), "is a 2D image, data.dims is 3")
+    values, label = read_case(case, 2)
+    image = _normalised(case, values, None, settings)
+    return Prepared(image, label, np.ones(values.shape[1:], bool), label, None, values.shape[1:])
+
+
+def _volume(case: Case, settings: CacheSettings) -> Prepared:
+    volumes = [read_volume(file) for file in case.images.values()]
+    reference = _reference(case, settings)
+    grid = plan_grid(volumes, settings.spacing or None, settings.extent, reference)
+    label = _read_label(case, volumes)
+    # outside a modality's field of view lies what is lowest in it: air, or no uptake
+    values = np.stack([onto(volume, grid, float(volume.values.min())) for volume in volumes])
+    real = foreground_mask(values, settings.foreground, reference)
+    if not real.any():
+        raise BadFile(volumes[reference].file, f"there is no foreground ({settings.foreground}) in the volume")
+    start, stop = foreground_box(real)
+    inner = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    grid, real = crop_to(grid, start, stop), real[inner]
+    image = _normalised(case, values[(slice(None), *inner)], real, settings) * real
+    placed = None if label is None else label_onto(label, grid, "linear")
+    return Prepared(image, placed, real, None if label is None else label.values, grid, grid.source.shape)
+
+
+def _reference(case: Case, settings: CacheSettings) -> int:
+    names = list(case.images)
+    if settings.reference and settings.reference not in names:
+        file = next(iter(case.images.values()))
+        raise BadFile(file, f"cache.reference is {settings.reference}, the case has {', '.join(names)}")
+    return names.index(settings.reference) if settings.reference else 0
+
+
+def _read_label(case: Case, volumes: list[Volume]) -> Volume | None:
+    """The union of the label files, on the grid of whichever modality they were drawn on."""
+    labels = [read_label_volume(file) for file in case.labels]
+    for label in labels:
+        on = [v for v in volumes if v.values.shape == label.values.shape] or volumes[:1]
+        closest = min(on, key=lambda volume: float(np.abs(volume.grid.affine - label.grid.affine).max()))
+        check_same_grid(closest, label)
+        if label.values.shape != labels[0].values.shape:
+            raise BadFile(label.file, f"is {label.values.shape} voxels, the first label is {labels[0].values.shape}")
+    for label in labels[1:]:
+        np.maximum(labels[0].values, label.values, out=labels[0].values)
+    return labels[0] if labels else None
+
+
+def _normalised(case: Case, values: np.ndarray, real: np.ndarray | None, settings: CacheSettings) -> np.ndarray:
+    channels = []
+    for (modality, file), channel in zip(case.images.items(), values, strict=True):
+        limits = settings.intensity.get(modality, IntensitySettings())
+        try:
+            channels.append(normalise(channel, limits, real))
+        except ValueError as error:
+            raise BadFile(file, str(error)) from None
+    return np.stack(channels)

@@ -1,0 +1,131 @@
+"""Volumes from files to masks: an oracle network finds bright lesions, so that only geometry can go wrong."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+from scipy.spatial.transform import Rotation
+from upath import UPath
+
+from pipeline.evaluate import EvaluateSettings, evaluate
+from pipeline.predict import PredictSettings, find_scans, predict
+from pipeline.segmentation.display import planes
+from preprocessing.cache_settings import CacheSettings
+from preprocessing.case import Case, Rejection
+from preprocessing.layouts import DataSettings
+from preprocessing.volume import VoxelGrid
+from tests.pipeline.segmentation.test_inference import predictor
+
+BRIGHT = {"kind": "window", "low": 0, "high": 1000}
+SETTINGS = {
+    2: CacheSettings(size=(64, 64), patch=(8, 8), spacing=(2, 1, 1), intensity={"image": BRIGHT}),
+    3: CacheSettings(size=(8, 32, 32), patch=(4, 8, 8), spacing=(2, 1, 1), intensity={"image": BRIGHT}),
+}
+OBLIQUE = np.eye(4)
+OBLIQUE[:3, :3] = Rotation.from_euler("xyz", (12, -8, 20), degrees=True).as_matrix() * (0.9, 1.1, 2.8)
+OBLIQUE[:3, 3] = -30, 14, 55
+TURNED = np.array([[0, 0, -3.0, 40], [-1.2, 0, 0, 20], [0, 1.1, 0, -60], [0, 0, 0, 1]], float)
+
+
+def scan(folder, name, affine, shape=(44, 40, 18)):
+    """A grey volume with two bright balls in millimetres, and its mask; returns the case and the mask."""
+    index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    world = index @ affine[:3, :3].T + affine[:3, 3]
+    centres = [affine[:3, :3] @ np.array(at) + affine[:3, 3] for at in ((15, 14, 6), (29, 26, 11))]
+    mask = np.any([np.linalg.norm(world - centre, axis=-1) < 9 for centre in centres], axis=0)
+    values = np.where(mask, 1000, 0) + np.random.default_rng(0).normal(0, 20, shape)
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, array in (("", values.astype(np.int16)), ("_label", mask.astype(np.uint8))):
+        image = nib.Nifti1Image(array, affine)
+        image.set_sform(affine, 2)
+        nib.save(image, folder / f"{name}{kind}.nii.gz")
+    files = {"image": str(folder / f"{name}.nii.gz")}
+    return Case(name, name, "", files, (str(folder / f"{name}_label.nii.gz"),)), mask
+
+
+def dice(a, b):
+    return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+
+@pytest.mark.parametrize("affine", [OBLIQUE, TURNED], ids=["oblique", "turned"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_mask_lies_on_its_scan(tmp_path, affine, dims):
+    case, truth = scan(tmp_path / "scans", "a", affine)
+    model = predictor(tmp_path / "model", cache=SETTINGS[dims])
+    table, rejected = predict(model, [case], PredictSettings(probabilities=True), UPath(tmp_path / "out"))
+    assert rejected == []
+    source, written = nib.load(case.images["image"]), nib.load(tmp_path / "out" / "masks" / "a.nii.gz")
+    assert np.array_equal(source.affine, written.affine)
+    assert written.get_data_dtype() == np.uint8
+    assert int(written.header["sform_code"]) == 2
+    assert dice(np.asarray(written.dataobj) > 0, truth) > 0.97
+    by_itk = [sitk.ReadImage(str(f)) for f in (case.images["image"], tmp_path / "out" / "masks" / "a.nii.gz")]
+    for what in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        assert np.allclose(*(getattr(image, what)() for image in by_itk), atol=1e-4)
+    (row,) = table.to_dict("records")
+    voxel = abs(np.linalg.det(affine[:3, :3])) / 1000
+    assert row["lesion_ml"] == pytest.approx(row["lesion_pixels"] * voxel)
+    assert row["lesion_ml"] == pytest.approx(2 * 4 / 3 * np.pi * 0.9**3, rel=0.06)
+    assert (tmp_path / "out" / "overlays" / "a.png").stat().st_size > 0
+    probability = nib.load(tmp_path / "out" / "probabilities" / "a_lesion.nii.gz").get_fdata()
+    assert probability.shape == truth.shape
+
+
+def test_evaluation_counts_in_millimetres_on_the_scans_own_grid(tmp_path):
+    case, truth = scan(tmp_path / "scans", "a", TURNED)
+    model = predictor(tmp_path / "model", cache=SETTINGS[2])
+    result = evaluate(model, [case], EvaluateSettings(), UPath(tmp_path / "out"))
+    (row,) = result.cases.to_dict("records")
+    assert row["lesion"] == truth.sum()
+    assert row["dsc"] > 0.97
+    assert row["lesions"] == 2
+    assert row["lesion_sen"] == 1
+    assert row["hd95"] < 3.1  # one slice; in voxels it would be 1
+    assert len(list((tmp_path / "out" / "pictures").glob("*.png"))) == 1
+
+
+def test_small_components_are_removed_by_millilitres(tmp_path):
+    case, _ = scan(tmp_path / "scans", "a", TURNED)
+    kept = predictor(tmp_path / "a", cache=SETTINGS[2], least_sizes=(2.0,))
+    gone = predictor(tmp_path / "b", cache=SETTINGS[2], least_sizes=(4.0,))
+    found = next(iter(kept.segment([case])))
+    assert kept.masks(found).any()
+    assert not gone.masks(found).any()
+
+
+def test_a_mask_on_another_grid_is_rejected_with_the_numbers(tmp_path):
+    case, mask = scan(tmp_path / "scans", "a", TURNED)
+    moved = TURNED.copy()
+    moved[0, 3] += 5
+    nib.save(nib.Nifti1Image(mask.astype(np.uint8), moved), case.labels[0])
+    (found,) = predictor(tmp_path / "model", cache=SETTINGS[2]).segment([case])
+    assert isinstance(found, Rejection)
+    assert "5" in found.reason
+    assert "mm" in found.reason
+
+
+def test_scans_of_several_modalities_come_from_a_layout_or_a_table(tmp_path):
+    for name in ("A-1__CT", "A-1__PT"):
+        scan(tmp_path / "imagesTr", name, TURNED, (8, 8, 8))
+    data = DataSettings(layout="hecktor")
+    (case,) = find_scans(str(tmp_path), data, 2)
+    assert list(case.images) == ["CT", "PT"]
+    table = {"case": ["x"], "CT": ["imagesTr/A-1__CT.nii.gz"], "PT": ["imagesTr/A-1__PT.nii.gz"]}
+    pd.DataFrame(table).to_csv(tmp_path / "scans.csv", index=False)
+    (case,) = find_scans(str(tmp_path / "scans.csv"), DataSettings(modalities=("PT", "CT")), 2)
+    assert [file.rsplit("/", 1)[1] for file in case.images.values()] == ["A-1__PT.nii.gz", "A-1__CT.nii.gz"]
+    found = find_scans(str(tmp_path / "imagesTr"), DataSettings(), 1)
+    assert [case.id for case in found] == ["A-1__CT", "A-1__CT_label", "A-1__PT", "A-1__PT_label"]
+
+
+def test_what_is_drawn_is_axial_with_the_front_up():
+    """A voxel at the patient's front left, near the head, is in the upper right of the slice that shows it."""
+    values = np.zeros((5, 6, 7))
+    grid = VoxelGrid((5, 6, 7), np.diag([-1.0, 1, 1, 1]))  # array axes grow to L, A, S
+    values[4, 5, 6] = 1
+    (shown,) = planes(values > 0, grid, values)
+    assert shown.shape == (6, 5)
+    assert np.argwhere(shown).tolist() == [[0, 4]]
