@@ -37,6 +37,9 @@ class CacheSettings(Settings):
         description="What of a volume counts and is cropped to: everything, voxels that are not 0 in some modality "
         "(mri: skull-stripped), or the body (ct: the reference is CT).",
     )
+    label_values: tuple[int, ...] = Field(
+        (), description="Class ids that a volume's label may hold beside 0, else the case is rejected; empty: any."
+    )
     axis: int = Field(
         0, ge=0, le=2, description="Axis that slices of a volume are taken along where data.dims is 2: 0 is axial."
     )

@@ -1,7 +1,8 @@
 """The Ray Data graph that computes the features of all patches once, so that many rules can be tried on them.
 
 Patch moments are computed where the blocks of the cache are read; what is usual at a place is summed over the
-training samples; then features are computed from the moments, which stay materialised in between.
+training samples; then features are computed from the moments, which stay materialised in between. The crops of a
+volume are put together for that: what surrounds a patch does not end where a crop does.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from preprocessing.feature_table import FeatureTable, read_features, write_featu
 from preprocessing.features import PatchGrid, Polarity, features, modality_of, patch_moments
 from preprocessing.fingerprint import digest_of
 from preprocessing.hitrate import candidates
+from preprocessing.mosaic import Mosaic
 from preprocessing.statistics import PopulationStatistics, StatisticsSum, relative_place
 
 VERSION = 2  # of the features' definitions
@@ -69,12 +71,11 @@ def feature_table(
 def _compute(
     cache: PatchCache, train: np.ndarray, names: Sequence[str], polarity: Sequence[Polarity]
 ) -> tuple[np.ndarray, np.ndarray]:
-    blocks = [{"block": number} for number in range(len(cache.blocks))]
     context = DataContext.get_current().copy()
     context.enable_progress_bars = context.print_on_execution_start = False
     context.execution_options.preserve_order = True
     with DataContext.current(context):
-        moments = ray.data.from_items(blocks).map(partial(_moments, cache=cache)).materialize()
+        moments = ray.data.from_items(_units(cache)).map(partial(_moments, cache=cache)).materialize()
         population = _population(cache, train, moments)
         task = partial(_features, cache=cache, population=population, names=list(names), polarity=list(polarity))
         rows = moments.map(task).iter_rows()
@@ -87,36 +88,50 @@ def _compute(
     return values, valid
 
 
+def _units(cache: PatchCache) -> list[dict[str, bytes]]:
+    """What is worked on at a time: a block of images or slices; all crops of a volume."""
+    kind = cache.case_numbers if cache.dims == 3 else cache.samples["block"].to_numpy()
+    parts = [np.flatnonzero(kind == number).astype(np.int64) for number in np.unique(kind)]
+    return [{"sample": part.tobytes()} for part in parts]
+
+
 def _moments(row: dict[str, Any], cache: PatchCache) -> dict[str, Any]:
-    batch = cache.read_block(int(row["block"]))
+    batch = cache.read(np.frombuffer(row["sample"], np.int64))
     mean, spread = patch_moments(torch.tensor(batch.patches), torch.tensor(batch.valid), cache.channels)
     arrays = {"sample": batch.sample, "mean": mean.numpy(), "spread": spread.numpy()}
     arrays |= {"valid": batch.valid, "frame": batch.frame}
-    return {"block": int(row["block"]), **{name: values.tobytes() for name, values in arrays.items()}}
+    return {name: values.tobytes() for name, values in arrays.items()}
 
 
-def _unpack(row: dict[str, Any], cache: PatchCache) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
+def _unpack(row: dict[str, Any], cache: PatchCache) -> tuple[np.ndarray, dict[str, torch.Tensor], Mosaic | None]:
+    """Numbers of the samples, and moments of their patches: of each sample, or of the volume that they are crops of."""
     sample = np.frombuffer(row["sample"], np.int64)
 
     def array(name: str, dtype: type, *shape: int) -> torch.Tensor:
         return torch.tensor(np.frombuffer(row[name], dtype).reshape(len(sample), *shape))
 
-    valid = array("valid", np.uint8, 1, *cache.grid)
-    return sample, {
-        "mean": array("mean", np.float32, cache.channels, *cache.grid),
-        "spread": array("spread", np.float32, cache.channels, *cache.grid),
+    frame, grid = array("frame", np.int32, 2 * cache.dims), cache.grid
+    valid = array("valid", np.uint8, 1, *grid)
+    parts = {
+        "mean": array("mean", np.float32, cache.channels, *grid),
+        "spread": array("spread", np.float32, cache.channels, *grid),
         "weight": torch.where(torch.from_numpy(candidates(valid.numpy())), valid.float() / 255, 0.0),
-        "place": relative_place(array("frame", np.int32, 2 * cache.dims), cache.grid, cache.patch),
     }
+    mosaic = Mosaic(frame.numpy(), grid, cache.patch) if cache.dims == 3 else None
+    if mosaic is not None:
+        parts = {name: mosaic.assemble(values) for name, values in parts.items()}
+        frame, grid = torch.from_numpy(mosaic.frame), mosaic.grid
+    return sample, {**parts, "place": relative_place(frame, grid, cache.patch)}, mosaic
 
 
 def _population(cache: PatchCache, train: np.ndarray, moments: ray.data.Dataset) -> PopulationStatistics:
     sums = StatisticsSum(cache.channels, [_BINS] * cache.dims)
     wanted = set(train.tolist())
     for row in moments.iter_rows():
-        sample, parts = _unpack(row, cache)
-        for position, index in enumerate(sample.tolist()):
-            if index in wanted:
+        sample, parts, mosaic = _unpack(row, cache)
+        for position in range(len(parts["mean"])):
+            # the crops of a volume are trained on together or not at all
+            if int(sample[0 if mosaic else position]) in wanted:
                 mean, weight, place = (parts[name][position] for name in ("mean", "weight", "place"))
                 sums.add(mean, weight[0], place)
     return sums.finish()
@@ -129,7 +144,8 @@ def _features(
     names: list[str],
     polarity: list[Polarity],
 ) -> dict[str, Any]:
-    _, parts = _unpack(row, cache)
+    _, parts, mosaic = _unpack(row, cache)
     values = features(PatchGrid(population=population, **parts), names, polarity, cache.modalities)
+    values = values if mosaic is None else mosaic.cut(values)
     packed = values.numpy().astype(np.float16).tobytes()
     return {"sample": row["sample"], "valid": row["valid"], "features": packed}

@@ -61,7 +61,7 @@ def _volume(case: Case, settings: CacheSettings) -> Prepared:
     volumes = [read_volume(file) for file in case.images.values()]
     reference = _reference(case, settings)
     grid = plan_grid(volumes, settings.spacing or None, settings.extent, reference)
-    label = _read_label(case, volumes)
+    label = _read_label(case, volumes, settings.label_values)
     # outside a modality's field of view lies what is lowest in it: air, or no uptake
     values = np.stack([onto(volume, grid, float(volume.values.min())) for volume in volumes])
     real = foreground_mask(values, settings.foreground, reference)
@@ -83,10 +83,14 @@ def _reference(case: Case, settings: CacheSettings) -> int:
     return names.index(settings.reference) if settings.reference else 0
 
 
-def _read_label(case: Case, volumes: list[Volume]) -> Volume | None:
+def _read_label(case: Case, volumes: list[Volume], allowed: tuple[int, ...]) -> Volume | None:
     """The union of the label files, on the grid of whichever modality they were drawn on."""
     labels = [read_label_volume(file) for file in case.labels]
     for label in labels:
+        strange = sorted(set(np.unique(label.values).tolist()) - {0, *allowed}) if allowed else []
+        if strange:
+            known = ", ".join(map(str, allowed))
+            raise BadFile(label.file, f"holds the class ids {strange}, cache.label_values names {known}")
         on = [v for v in volumes if v.values.shape == label.values.shape] or volumes[:1]
         closest = min(on, key=lambda volume: float(np.abs(volume.grid.affine - label.grid.affine).max()))
         check_same_grid(closest, label)

@@ -44,10 +44,7 @@ def samples_of(prepared: Prepared, settings: CacheSettings) -> Iterator[Sample]:
     if dims == 2:
         places = [_slice(settings.axis, number) for number in range(prepared.real.shape[settings.axis])]
     else:
-        places = [
-            tuple(slice(max(0, a), a + n) for a, n in zip(corner, settings.size, strict=True))
-            for corner in windows(prepared.real.shape, settings.size, settings.overlap)
-        ]
+        places = _crops(prepared.real.shape, settings)
     for place in (places[n] for n in _kept(prepared, places, settings)):
         if dims == 2:
             at = {"axis": settings.axis, "slice": place[settings.axis]}
@@ -58,6 +55,14 @@ def samples_of(prepared: Prepared, settings: CacheSettings) -> Iterator[Sample]:
 
 def _slice(axis: int, number: int) -> tuple[Any, ...]:
     return tuple(number if a == axis else slice(None) for a in range(3))
+
+
+def _crops(shape: Sequence[int], settings: CacheSettings) -> list[tuple[Any, ...]]:
+    """Crops that cover the volume, a whole number of patches apart: where they overlap their patches are the same."""
+    cells = [-(-n // p) for n, p in zip(shape, settings.patch, strict=True)]
+    corners = windows(cells, settings.grid, settings.overlap)
+    starts = [[max(0, a) * p for a, p in zip(corner, settings.patch, strict=True)] for corner in corners]
+    return [tuple(slice(a, a + n) for a, n in zip(start, settings.size, strict=True)) for start in starts]
 
 
 def _kept(prepared: Prepared, places: Sequence[tuple[Any, ...]], settings: CacheSettings) -> list[int]:
@@ -99,7 +104,7 @@ def _letterboxed(prepared: Prepared, size: Sequence[int], place: tuple[Any, ...]
 def _crop(prepared: Prepared, size: Sequence[int], place: tuple[Any, ...]) -> Sample:
     """A crop of the working grid at its own scale; where the volume is smaller than the canvas it is centred."""
     inner = [min(p.stop, n) - p.start for p, n in zip(place, prepared.real.shape, strict=True)]
-    start = [(c - n) // 2 for c, n in zip(size, inner, strict=True)]
+    start = [max(0, c - n) // 2 for c, n in zip(size, prepared.real.shape, strict=True)]
     there: tuple[Any, ...] = tuple(slice(a, a + n) for a, n in zip(start, inner, strict=True))
 
     def placed(values: np.ndarray) -> np.ndarray:

@@ -62,6 +62,7 @@ def test_the_best_schedule_wins_and_an_interrupted_search_is_resumed(tiny, tmp_p
     )
 
 
+@pytest.mark.slow
 def test_a_population_discovers_a_schedule_that_can_be_replayed(tiny, tmp_path, ray_session):
     task = task_for(
         tiny, tmp_path, search__scheduler="pbt", search__epochs=4, search__grace=1, search__trials=2, search__repeats=0

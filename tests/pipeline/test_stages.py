@@ -65,6 +65,7 @@ def test_a_changed_setting_redoes_what_depends_on_it_and_says_why(finished, caps
     stages.run(config)
 
 
+@pytest.mark.slow
 def test_the_settings_of_fine_tuning_are_searched_once(finished, capsys):
     config, run = finished
     wanted = with_fields(config, {"search.finetune": True, "search.repeats": 0, "search.enabled": False})
@@ -116,6 +117,7 @@ def test_too_few_labels_stop_the_training_but_not_the_preprocessing(tiny, tmp_pa
         stages.finetune(config)
 
 
+@pytest.mark.slow
 def test_the_comparison_table_is_resumed(tiny, tmp_path, capsys, monkeypatch):
     fields = {
         "data.root": tiny.root,

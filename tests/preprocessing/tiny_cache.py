@@ -54,7 +54,9 @@ def write_cache(
         for start in range(0, len(table), rows):
             writer.write_table(pa.Table.from_pylist(table[start : start + rows], schema))
         writer.add_key_value_metadata({FINGERPRINT_KEY: fingerprint.encode()})
-    cases = [dict.fromkeys(CASES.names) | {"case": n, "group": n, "labelled": True} for n in names]
+    images_json = json.dumps({f"m{channel}": "" for channel in range(images.shape[1])})
+    known = {"labelled": True, "images": images_json}
+    cases = [dict.fromkeys(CASES.names) | {"case": n, "group": n} | known for n in names]
     pq.write_table(pa.Table.from_pylist(cases, CASES), root / CASES_FILE)
     manifest = {
         "schema_version": SCHEMA_VERSION,
