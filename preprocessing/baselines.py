@@ -29,6 +29,11 @@ def rank_sum(table: FeatureTable, names: tuple[str, ...] = ("place3", "centralit
     return total
 
 
+def brightness(table: FeatureTable, modality: str) -> np.ndarray:
+    """Mean brightness of a patch in one modality, higher first."""
+    return table.values[..., table.names.index(f"{modality}.level")].astype(np.float32)
+
+
 def evidence_sum(table: FeatureTable, train: np.ndarray, rule: str = "lesion", location_prior: float = 0) -> np.ndarray:
     """What the rule would say of each patch by itself: the weighted sum of its standardised features."""
     weights = rule_weights(RULES[rule], location_prior)

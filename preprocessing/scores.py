@@ -86,7 +86,7 @@ def score_cache(
     standing = _read_meta(root)
     if standing is not None and standing["fingerprint"] == fingerprint:
         return ScoreTable.open(root)
-    table = feature_table(cache, cases, settings.columns(), polarity, out_dir)
+    table = feature_table(cache, cases, settings.columns(cache.modalities), polarity, out_dir)
     books = fit_selection(table, cache.sample_indices(cases), settings, seed)
     scores, clusters = score_patches(books, table, settings)
     meta = {
@@ -121,7 +121,9 @@ def open_features(
     cache: PatchCache, train_cases: Sequence[str], settings: SelectionSettings, out_dir: str
 ) -> FeatureTable:
     """The features that `score_cache` computed with the same arguments."""
-    return feature_table(cache, train_cases, settings.columns(), settings.polarities(cache.channels), out_dir)
+    return feature_table(
+        cache, train_cases, settings.columns(cache.modalities), settings.polarities(cache.channels), out_dir
+    )
 
 
 def _read_meta(root: str) -> dict[str, Any] | None:

@@ -95,10 +95,11 @@ class SelectionSettings(Settings):
         prior = ("centrality",) if self.location_prior and "centrality" not in self.features else ()
         return self.features + prior
 
-    def columns(self) -> tuple[str, ...]:
-        """Every feature that any rule may ask for, so that one table serves them all."""
+    def columns(self, modalities: Sequence[str] = ()) -> tuple[str, ...]:
+        """Every feature that any rule may ask for, so that one table serves them all; brightness of each modality."""
         asked = {name for rule in RULES for name in rule_features(RULES[rule], location_prior=1.0)}
-        return tuple(sorted(asked | set(rule_features(self.weights)) | set(self.features)))
+        levels = {f"{name}.level" for name in modalities} if len(modalities) > 1 else set()
+        return tuple(sorted(asked | levels | set(rule_features(self.weights)) | set(self.features)))
 
     @property
     def ranking(self) -> dict[str, float]:

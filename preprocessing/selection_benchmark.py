@@ -49,7 +49,7 @@ def selection_table(
         one row a ranking, columns 0.1, 0.25, 0.5, 0.75 and cases.
     """
     train, test = cache.sample_indices(train_cases), cache.sample_indices(test_cases)
-    names = tuple(dict.fromkeys((*settings.columns(), *_PLACE)))
+    names = tuple(dict.fromkeys((*settings.columns(cache.modalities), *_PLACE)))
     table = feature_table(cache, train_cases, names, settings.polarities(cache.channels), out_dir)
     truth = read_lesion_patches(cache, test)
     scores = {"random": baselines.random_scores(table, seed)}
@@ -62,6 +62,9 @@ def selection_table(
     scores["no clusters: the features of the rule `lesion`"] = baselines.evidence_sum(table, train)
     smoothed = smoothed_scores(baselines.evidence_sum(table, train), table, settings.smoothing)
     scores["no clusters: the features of the rule `lesion`, smoothed"] = smoothed
+    if cache.channels > 1:
+        for modality in cache.modalities:
+            scores[f"no clusters: brightness of {modality}"] = baselines.brightness(table, modality)
     plain = settings.model_copy(update={"rule": "lesion", "location_prior": 0.0})
     variants: dict[str, dict[str, Any]] = {f"clusters, rule {rule}": {"rule": rule} for rule in RULES}
     variants |= {

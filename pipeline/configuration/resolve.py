@@ -1,7 +1,8 @@
 """From a YAML file, a profile in it and `key=value` words to the checked configuration, and back to YAML.
 
-The file's top-level keys are the sections of the configuration, plus `profiles: {small: {...}, full: {...}}`.
-What is said later wins: defaults, file, chosen profile, command line.
+The file's top-level keys are the sections of the configuration, plus `layouts: {hecktor: {...}}` with what holds for
+one `data.layout` only, and `profiles: {small: {...}, full: {...}}`. What is said later wins: defaults, file, layout,
+chosen profile, command line.
 """
 
 from __future__ import annotations
@@ -55,17 +56,31 @@ def resolve(path: Path, overrides: Sequence[str], model: type[ConfigT]) -> Resol
     """As `load`, but returns the mistakes together with what could be made of the rest."""
     builder = _Builder(model, [])
     named, origins = read_yaml(path, builder.mistakes)
-    profiles = named.pop("profiles", None) or {}
+    profiles, layouts = (named.pop(name, None) or {} for name in ("profiles", "layouts"))
     spoken, spoken_origins = _parse(overrides, model, builder.mistakes)
     builder.add(named, origins)
+    layout = _at(spoken, "data", "layout") or _at(builder.tree, "data", "layout")
+    if isinstance(layouts, dict) and isinstance(layouts.get(layout), dict):
+        builder.add(layouts[layout], _inner(origins, "layout", layout))
     profile = _choose_profile(builder, spoken, profiles, path)
     if profile is not None:
-        prefix = f"profiles.{profile}."
-        inner = {key.removeprefix(prefix): at for key, at in origins.items() if key.startswith(prefix)}
-        builder.add(profiles[profile] or {}, {key: f"{at}, profile {profile}" for key, at in inner.items()})
+        builder.add(profiles[profile] or {}, _inner(origins, "profile", profile))
     builder.add(spoken, spoken_origins)
     builder.default_run_dir(path.stem)
     return builder.build()
+
+
+def _inner(origins: dict[str, str], kind: str, name: str) -> dict[str, str]:
+    """Where the values of one layout or profile come from."""
+    prefix = f"{kind}s.{name}."
+    found = {key.removeprefix(prefix): at for key, at in origins.items() if key.startswith(prefix)}
+    return {key: f"{at}, {kind} {name}" for key, at in found.items()}
+
+
+def _at(tree: Any, *path: str) -> Any:
+    for name in path:
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return tree
 
 
 def dump(config: BaseModel) -> str:

@@ -24,9 +24,12 @@ from upath import UPath
 from pipeline.measure.estimate import Speed, measure, model_of, parameters
 from pipeline.predict import find_scans
 from pipeline.report.wording import duration, number
-from preprocessing.case import Case, Rejection
+from preprocessing.case import BadFile, Case, Rejection
 from preprocessing.errors import ConfigError
 from preprocessing.layouts import load_cases
+from preprocessing.prepare import prepare
+from preprocessing.samples import samples_of
+from preprocessing.volume_files import is_volume_file
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -102,7 +105,8 @@ def preflight(config: Config) -> tuple[Preflight, list[str]]:
     except ConfigError as error:
         mistakes += error.mistakes
     _describe_data(report, config, cases, rejected)
-    samples = len(cases)  # one image a case in two dimensions
+    each = _samples_a_case(config, cases)
+    samples = each * len(cases)
     _describe_samples(report, config, samples, channels)
     model = model_of(config, channels)
     report.add(
@@ -111,8 +115,19 @@ def preflight(config: Config) -> tuple[Preflight, list[str]]:
     _describe_resources(report, config)
     mistakes += _describe_storage(report, config, samples, channels)
     if samples:
-        _describe_time(report, config, measure(model, config), samples, sum(bool(case.labels) for case in cases))
+        _describe_time(report, config, measure(model, config), samples, each * sum(bool(case.labels) for case in cases))
     return report, mistakes
+
+
+def _samples_a_case(config: Config, cases: list[Case]) -> int:
+    """1 of an image; of volumes what the middle one gives, a labelled one where there is any."""
+    some = [case for case in cases if case.labels] or cases
+    if not some or not is_volume_file(next(iter(some[0].images.values()))):
+        return 1
+    try:
+        return sum(1 for _ in samples_of(prepare(some[len(some) // 2], config.cache), config.cache))
+    except BadFile:  # the run will tell
+        return max(1, config.cache.most_samples)
 
 
 def _told(check: Callable[[], object]) -> list[str]:

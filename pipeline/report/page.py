@@ -90,7 +90,8 @@ def _labels(cases: pd.DataFrame) -> dict[str, int]:
 
 def _hit_rates(data: ReportData) -> list[tuple[str, list[float | None]]]:
     selection = data.metrics.get("selection") or {}
-    names = {"lesion_hit_rate": "selection", "no_clusters": "darkness and centrality, no clusters", "random": "random"}
+    rule = selection.get("no_clusters_rule", "a rule")
+    names = {"lesion_hit_rate": "selection", "no_clusters": f"{rule}, no clusters", "random": "random"}
     return [
         (label, [(selection[key] or {}).get(s) for s in SHARES]) for key, label in names.items() if key in selection
     ]

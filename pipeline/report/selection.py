@@ -11,7 +11,7 @@ from upath import UPath
 from preprocessing import baselines
 from preprocessing.cache import PatchCache
 from preprocessing.feature_table import FeatureTable
-from preprocessing.hitrate import LesionPatches, ranked_hit_rate, read_lesion_patches
+from preprocessing.hitrate import SHARES, LesionPatches, ranked_hit_rate, read_lesion_patches
 from preprocessing.patchify import unpatchify
 from preprocessing.scores import ScoreTable
 from preprocessing.splits import Splits
@@ -39,28 +39,48 @@ def report_selection(
     rankings = {
         "lesion_hit_rate": table.scores,
         "random": baselines.random_scores(features, seed),
-        "no_clusters": baselines.rank_sum(features),
+        **_without_clusters(cache, features),
     }
     found = {name: ranked_hit_rate(scores[samples], truth) for name, scores in rankings.items()}
     if not found["lesion_hit_rate"].cases:
         return {}
     _draw(cache, table.scores, samples, truth, folder)
-    rates = {name: {str(share): rate for share, rate in hit.rates.items()} for name, hit in found.items()}
-    return {**rates, "judged_on": "test" if test else "train", "cases": found["lesion_hit_rate"].cases}
+    # of several modalities the one that the labels of these cases say is best: hard to beat without labels
+    rule = max(found.keys() - {"lesion_hit_rate", "random"}, key=lambda name: (found[name].rates[SHARES[0]], name))
+    named = {"lesion_hit_rate": "lesion_hit_rate", "random": "random", "no_clusters": rule}
+    rates = {name: {str(share): rate for share, rate in found[key].rates.items()} for name, key in named.items()}
+    judged = {"judged_on": "test" if test else "train", "cases": found["lesion_hit_rate"].cases}
+    return {**rates, **judged, "no_clusters_rule": rule}
+
+
+def _without_clusters(cache: PatchCache, features: FeatureTable) -> dict[str, np.ndarray]:
+    """What needs no clusters: the brightness of each modality where there are several, else a rank-sum."""
+    if cache.channels > 1:
+        return {f"brightness of {name}": baselines.brightness(features, name) for name in cache.modalities}
+    return {"darkness for the place and centrality": baselines.rank_sum(features)}
 
 
 def _draw(cache: PatchCache, scores: np.ndarray, samples: np.ndarray, truth: LesionPatches, folder: UPath) -> None:
-    """Image with the label's outline, score, and the first quarter of its patches: a row a case."""
+    """Image with the label's outline, score, and the first quarter of its patches: a column a case.
+
+    Of a volume the sample with most lesion is shown, of a crop the slice with most.
+    """
     from matplotlib.figure import Figure
 
-    with_lesion = np.flatnonzero(truth.lesion.sum(1) >= 3)
+    size = truth.lesion.sum(1)
+    largest = np.lexsort((-size, truth.case))
+    largest = largest[np.unique(truth.case[largest], return_index=True)[1]]
+    with_lesion = largest[size[largest] >= 3]
     shown = with_lesion[np.linspace(0, len(with_lesion) - 1, min(_PICTURES, len(with_lesion))).astype(int)]
     batch = cache.read(samples[shown])
     pixels = int(np.prod(cache.patch))
 
+    lesion = unpatchify(batch.label > 0, cache.size, cache.patch, 1)[:, 0]
+    depth = None if lesion.ndim == 3 else lesion.sum(axis=(2, 3)).argmax(1)
+
     def plane(patches: np.ndarray, channels: int) -> np.ndarray:
         image = unpatchify(patches, cache.size, cache.patch, channels)[:, 0]
-        return image if image.ndim == 3 else image[:, image.shape[1] // 2]
+        return image if depth is None else image[np.arange(len(image)), depth]
 
     image, label = plane(batch.patches.astype(np.float32), cache.channels), plane((batch.label > 0) * 1.0, 1)
     values, candidate = scores[samples[shown]], truth.candidate[shown]

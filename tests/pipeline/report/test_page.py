@@ -155,7 +155,7 @@ def test_everything_of_a_whole_run_is_there(html: str) -> None:
         "<odd>.png truncated",
         "4 of train, 2 of val",
         "0.67",
-        "darkness and centrality, no clusters",
+        "a rule, no clusters",
         "mask.ratio.family linear",
         "60 samples seen in 3 epochs",
         "best: benign (4), DSC 0.90",
