@@ -45,9 +45,20 @@ def test_a_clear_winner_is_taken() -> None:
     assert choice.dsc == pytest.approx(0.8)
 
 
-def test_a_gain_within_the_noise_leaves_the_default() -> None:
-    choice = choose_thresholds(table({0.3: [0.8, 0.2, 0.9, 0.5], DEFAULT: [0.5, 0.5, 0.5, 0.8]}))
-    assert choice.thresholds == (DEFAULT,)
+def test_what_cannot_be_told_apart_is_cut_at_half_the_best_dsc() -> None:
+    choice = choose_thresholds(table({0.7: [0.8, 0.2, 0.9, 0.5], 0.3: [0.5, 0.5, 0.5, 0.8]}))
+    assert choice.thresholds == (0.3,)  # the best mean is .6, and .575 is within the error of it
+    alike = np.full((4, 1, len(THRESHOLDS)), 0.8)
+    assert choose_thresholds(alike).thresholds == (0.4,)
+
+
+def test_half_the_best_dsc_is_the_best_threshold_of_a_calibrated_probability() -> None:
+    """Pixels that are lesion with probability p, as a segmenter that knows p would say: every threshold is tried."""
+    rng = np.random.default_rng(0)
+    p = rng.beta(0.4, 1.2, 400_000)
+    lesion = rng.random(p.size) < p
+    dsc = [2 * (lesion & (p > t)).sum() / (lesion.sum() + (p > t).sum()) for t in np.arange(0.02, 0.98, 0.02)]
+    assert np.arange(0.02, 0.98, 0.02)[int(np.argmax(dsc))] == pytest.approx(max(dsc) / 2, abs=0.03)
 
 
 def test_without_lesion_cases_there_is_no_dsc() -> None:
