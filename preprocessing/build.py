@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 from ray.data import DataContext
@@ -26,7 +27,7 @@ from preprocessing.cache import (
 )
 from preprocessing.cache_settings import CacheSettings
 from preprocessing.case import Case, Rejection
-from preprocessing.duplicates import find_pairs, merge_groups
+from preprocessing.duplicates import VOLUMES, find_pairs, merge_groups
 from preprocessing.errors import ConfigError, RunError
 from preprocessing.fingerprint import MEMO_FILE, digest_files, digest_of, fingerprint_of, inputs_table, what_changed
 from preprocessing.layouts import DataSettings
@@ -34,6 +35,7 @@ from preprocessing.lock import OwnedLock, check_owner
 from preprocessing.schema import CASES, REJECTED, SCHEMA_VERSION
 from preprocessing.shards import Shard, ShardReport, plan, standing, write_shard
 from preprocessing.storage import FULL, TEMPORARY, absolute, full_disk, write_table, write_text, writing_to
+from preprocessing.volume_files import is_volume_file
 
 LOCK_FILE = "owner.json"
 Progress = Callable[[int, int], None]  # cases done, cases in all
@@ -208,7 +210,12 @@ def _cases_table(cases: Sequence[Case], reports: Sequence[ShardReport], data: Da
     facts = {fact["case"]: fact for report in reports for fact in report.cases}
     kept = [case for case in cases if case.id in facts]
     signatures = [(bytes.fromhex(facts[c.id]["phash"]), bytes.fromhex(facts[c.id]["thumbnail"])) for c in kept]
-    groups = merge_groups([case.group for case in kept], find_pairs(signatures, data))
+    volume = np.array([is_volume_file(next(iter(case.images.values()))) for case in kept], bool)
+    pairs = [
+        some[find_pairs([signatures[n] for n in some], settings)]
+        for some, settings in ((np.flatnonzero(~volume), data), (np.flatnonzero(volume), VOLUMES))
+    ]
+    groups = merge_groups([case.group for case in kept], np.concatenate(pairs))
     rows = [
         {
             "case": case.id,

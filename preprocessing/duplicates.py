@@ -6,6 +6,9 @@ images of a kind share (bright on top, dark below) is thereby left out. On BUSI'
 the default thresholds was looked at: frames of one sequence, annotated copies and slight crops, no two patients;
 unrelated pairs stay below a correlation of .53. Mirrored copies were looked for and there were none, so that
 mirroring is not compared; strong crops are not found.
+
+Volumes are another matter: every head looks like every other, and what marks a copy is that it is the same scan. Their
+middle slices must all but agree (VOLUMES); patients are told apart by their names.
 """
 
 from __future__ import annotations
@@ -37,6 +40,9 @@ class DuplicateSettings(Settings):
     duplicate_correlation: float = Field(
         0.55, ge=0, le=1, description="Correlation that the detail of near-duplicates' thumbnails has at least."
     )
+
+
+VOLUMES = DuplicateSettings(duplicate_threshold=0.05, duplicate_correlation=0.98)
 
 
 def signature(image: np.ndarray) -> tuple[bytes, bytes]:

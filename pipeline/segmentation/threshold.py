@@ -74,7 +74,7 @@ class Choice:
 
 
 def choose_thresholds(dsc: np.ndarray) -> Choice:
-    """The threshold of each region: among those within one standard error of the best, the nearest to half the best DSC.
+    """The threshold of each region: of those within one standard error of the best, the nearest to half the best DSC.
 
     A few validation cases cannot tell neighbouring thresholds apart (Breiman's one-standard-error rule; the standard
     error is of the difference to the best, case by case). Where they cannot, theory can: of all thresholds on a

@@ -148,7 +148,7 @@ def test_the_test_images_leave_no_trace(tiny, tmp_path, ray_session):
     assert not equal(*seen)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_ray_train_gives_the_same_training_on_any_number_of_workers(tiny, tmp_path, ray_session, workers):
     alone = pretrained(tiny.task(tmp_path / "alone"), tmp_path / "alone")
     task = tiny.task(tmp_path / "group", resources__workers=workers)

@@ -55,6 +55,7 @@ def test_the_same_command_again_does_nothing(finished, capsys):
     assert before == {p: p.stat().st_mtime for p in run.rglob("model.safetensors")}
 
 
+@pytest.mark.slow
 def test_a_changed_setting_redoes_what_depends_on_it_and_says_why(finished, capsys):
     config, _run = finished
     stages.run(with_fields(config, {"finetune.lr": 5e-4}))

@@ -6,11 +6,13 @@ from scipy.ndimage import zoom
 
 from preprocessing.cache_settings import CacheSettings
 from preprocessing.case import Case
-from preprocessing.duplicates import DuplicateSettings, find_pairs, merge_groups, signature
+from preprocessing.duplicates import VOLUMES, DuplicateSettings, find_pairs, merge_groups, signature
 from preprocessing.intensity import IntensitySettings, normalise
+from preprocessing.layouts import brats
 from preprocessing.phantoms import make_phantom
 from preprocessing.prepare import prepare
 from preprocessing.readers import read_image
+from preprocessing.volume_phantoms import write_brats_phantoms
 
 
 def signed(image):
@@ -76,3 +78,12 @@ def test_busi_holds_over_100_groups_of_near_duplicates(busi_root):
     _, sizes = np.unique(found, return_counts=True)
     assert (sizes > 1).sum() == 109
     assert sizes.max() <= 10
+
+
+def test_heads_look_alike_and_only_the_same_scan_is_a_copy(tmp_path):
+    write_brats_phantoms(str(tmp_path), 6, 0)
+    settings = CacheSettings(foreground="mri")
+    images = [prepare(case, settings).image for case in brats.find(str(tmp_path))[0]]
+    noisy = np.clip(images[2] + np.random.default_rng(0).normal(0, 0.01, images[2].shape), 0, 1).astype(np.float32)
+    signatures = [signature(image) for image in [*images, noisy]]
+    assert find_pairs(signatures, VOLUMES).tolist() == [[2, len(images)]]
