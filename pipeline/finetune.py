@@ -223,10 +223,10 @@ class Finetuning:
 
     def _end_round(self, losses: Tensor, seconds: float, samples: int) -> dict[str, Any]:
         choice = choose_thresholds(self.validation.dsc(self.learner.smoothed)) if self.validation.cases else self.choice
-        # of a few cases the highest DSC is mostly luck: the latest weights within the error of it are kept
+        # of a few cases the highest DSC is mostly luck: the latest weights are kept unless it is surely higher (95 %)
         better = choice.dsc is None or self.peak.dsc is None or choice.dsc > self.peak.dsc
         self.peak, self.worse = (choice, 0) if better else (self.peak, self.worse + 1)
-        if choice.as_good_as(self.peak):
+        if choice.as_good_as(self.peak, errors=2.0):
             self.choice = choice
             self.best = {name: value.detach().clone() for name, value in self.learner.smoothed.state_dict().items()}
         record = {

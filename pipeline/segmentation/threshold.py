@@ -68,9 +68,9 @@ class Choice:
         """Mean DSC over the lesion cases; None without any."""
         return float(np.mean(self.cases)) if self.cases else None
 
-    def as_good_as(self, other: Choice) -> bool:
-        """Whether this falls short of the other, on the same cases, by no more than one standard error."""
-        return len(self.cases) == 0 or _within_error(np.array(other.cases) - np.array(self.cases))
+    def as_good_as(self, other: Choice, errors: float = 1.0) -> bool:
+        """Whether this falls short of the other, on the same cases, by no more than so many standard errors."""
+        return len(self.cases) == 0 or _within_error(np.array(other.cases) - np.array(self.cases), errors)
 
 
 def choose_thresholds(dsc: np.ndarray) -> Choice:
@@ -98,7 +98,7 @@ def choose_thresholds(dsc: np.ndarray) -> Choice:
     return Choice(tuple(THRESHOLDS[n] for n in chosen), tuple(map(float, reached)))
 
 
-def _within_error(loss: np.ndarray) -> bool:
-    """Whether a loss, case by case, is at most one standard error of its mean."""
+def _within_error(loss: np.ndarray, errors: float = 1.0) -> bool:
+    """Whether a loss, case by case, is at most so many standard errors of its mean."""
     error = loss.std(ddof=1) / np.sqrt(len(loss)) if len(loss) > 1 else 0.0
-    return bool(loss.mean() <= error + 1e-12)
+    return bool(loss.mean() <= errors * error + 1e-12)

@@ -15,8 +15,9 @@ from tests.tiny import FIELDS
 
 PETCT = {
     "data.layout": "hecktor",
-    "cache.size": (48, 48),
-    "cache.spacing": (6, 4, 4),
+    "cache.size": (64, 64),
+    "cache.patch": (4, 4),
+    "cache.spacing": (6, 2.5, 2.5),
     "cache.foreground": "ct",
     "cache.extent": "common",
     "cache.intensity": {
@@ -34,7 +35,7 @@ MRI = {
     "data.layout": "brats",
     "data.dims": 3,
     "cache.size": (8, 24, 24),
-    "cache.patch": (4, 8, 8),
+    "cache.patch": (2, 4, 4),
     "cache.spacing": (4, 4, 4),
     "cache.foreground": "mri",
     "cache.most_samples": 4,

@@ -83,5 +83,7 @@ def test_as_good_as_is_within_one_standard_error() -> None:
     peak = Choice((0.5,), (0.8, 0.6, 0.7, 0.5))
     assert Choice((0.5,), (0.9, 0.4, 0.7, 0.5)).as_good_as(peak)  # 0.025 less, standard error 0.063
     assert not Choice((0.5,), (0.75, 0.55, 0.65, 0.44)).as_good_as(peak)  # a little less everywhere
+    assert not Choice((0.5,), (0.8, 0.4, 0.66, 0.46)).as_good_as(peak)  # 0.07 less, standard error 0.044
+    assert Choice((0.5,), (0.8, 0.4, 0.66, 0.46)).as_good_as(peak, errors=2.0)
     assert not Choice((0.5,), (0.59,)).as_good_as(Choice((0.5,), (0.6,)))
     assert Choice((0.5,)).as_good_as(Choice((0.5,)))
