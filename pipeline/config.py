@@ -20,7 +20,7 @@ from pipeline.training.loader import LoaderSettings
 from pipeline.training.precision import ResourceSettings
 from preprocessing.cache_settings import CacheSettings
 from preprocessing.layouts import DataSettings
-from preprocessing.selection import SelectionSettings
+from preprocessing.selection.selection import SelectionSettings
 from preprocessing.settings import Settings
 
 

@@ -17,8 +17,8 @@ from pipeline.segmentation.mask_files import write_nifti, write_png
 from preprocessing.case import Case, Rejection
 from preprocessing.errors import ConfigError
 from preprocessing.layouts import LAYOUTS, DataSettings
-from preprocessing.readers import READERS
-from preprocessing.volume_files import READERS as VOLUME_READERS
+from preprocessing.readers.images import READERS
+from preprocessing.readers.volumes import READERS as VOLUME_READERS
 
 _TINT = np.array([255.0, 96.0, 0.0])  # colour-blind safe on grey
 COLUMNS = ["case", "file", "region", "lesion_pixels", "lesion_share", "lesion_ml", "max_probability"]

@@ -34,7 +34,7 @@ from pipeline.training.optim import learning_rate
 from pipeline.training.session import Session, sum_over_workers
 from pipeline.training.views import Views
 from preprocessing.cache import PatchCache
-from preprocessing.scores import ScoreTable
+from preprocessing.selection.scores import ScoreTable
 from preprocessing.splits import Splits
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from upath import UPath
 from pipeline.checkpoint import load_weights, save_weights
 from pipeline.training.loader import PatchLoader
 from pipeline.training.tokens import CANDIDATE
-from preprocessing.scores import open_features, scores_from_tokens
+from preprocessing.selection.scores import open_features, scores_from_tokens
 
 if TYPE_CHECKING:
     from pipeline.config import Config

@@ -43,8 +43,8 @@ from preprocessing.build import build_cache
 from preprocessing.cache import PatchCache
 from preprocessing.errors import RunError
 from preprocessing.layouts import load_cases
-from preprocessing.scores import ScoreTable, open_features, score_cache
-from preprocessing.selection_benchmark import selection_table
+from preprocessing.selection.benchmark import selection_table
+from preprocessing.selection.scores import ScoreTable, open_features, score_cache
 from preprocessing.splits import Splits, make_splits
 from preprocessing.storage import write_text
 from tune_spaces import SPACES, choices
@@ -117,7 +117,7 @@ class Pipeline:
                 self.folder.merge_metrics({"selection": part})
 
     def selection_table(self) -> pd.DataFrame:
-        """Hit rates of every rule on the test cases, see `preprocessing.selection_benchmark`."""
+        """Hit rates of every rule on the test cases, see `preprocessing.selection.benchmark`."""
         train, test = self.splits.pretraining(), self.splits.cases("test")
         settings, seed = self.config.selection, self.config.run.seed
         return selection_table(self.cache, train, test, settings, self._scores_dir, seed)

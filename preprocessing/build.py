@@ -32,10 +32,10 @@ from preprocessing.errors import ConfigError, RunError
 from preprocessing.fingerprint import MEMO_FILE, digest_files, digest_of, fingerprint_of, inputs_table, what_changed
 from preprocessing.layouts import DataSettings
 from preprocessing.lock import OwnedLock, check_owner
+from preprocessing.readers.volumes import is_volume_file
 from preprocessing.schema import CASES, REJECTED, SCHEMA_VERSION
 from preprocessing.shards import Shard, ShardReport, plan, standing, write_shard
 from preprocessing.storage import FULL, TEMPORARY, absolute, full_disk, write_table, write_text, writing_to
-from preprocessing.volume_files import is_volume_file
 
 LOCK_FILE = "owner.json"
 Progress = Callable[[int, int], None]  # cases done, cases in all

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from preprocessing.errors import RunError
-from preprocessing.patchify import grid_of
+from preprocessing.geometry.patchify import grid_of
 from preprocessing.schema import SCHEMA_VERSION
 
 MANIFEST, CASES_FILE, REJECTED_FILE, INPUTS_FILE = (

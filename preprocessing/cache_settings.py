@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from preprocessing.geometry.patchify import grid_of
 from preprocessing.intensity import IntensitySettings
-from preprocessing.patchify import grid_of
 from preprocessing.settings import Settings
 
 _STORAGE = {"dir", "max_rejected", "compression"}  # what has no influence on the content

@@ -23,7 +23,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from preprocessing.geometry import resample
+from preprocessing.geometry.letterbox import resample
 from preprocessing.settings import Settings
 
 HASH_SIDE, THUMBNAIL_SIDE = 16, 32

@@ -12,7 +12,7 @@ import pyarrow as pa
 from upath import UPath
 
 from preprocessing.case import Case
-from preprocessing.dicom import series_folder
+from preprocessing.readers.dicom import series_folder
 from preprocessing.schema import INPUTS, SCHEMA_VERSION
 from preprocessing.storage import write_text
 

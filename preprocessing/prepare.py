@@ -11,14 +11,14 @@ import numpy as np
 
 from preprocessing.cache_settings import CacheSettings
 from preprocessing.case import BadFile, Case
-from preprocessing.field_of_view import check_same_grid
-from preprocessing.foreground import foreground_box, foreground_mask
+from preprocessing.geometry.field_of_view import check_same_grid
+from preprocessing.geometry.foreground import foreground_box, foreground_mask
+from preprocessing.geometry.resampling import label_onto, onto
+from preprocessing.geometry.volume import Volume
+from preprocessing.geometry.work_grid import WorkGrid, crop_to, plan_grid
 from preprocessing.intensity import IntensitySettings, normalise
-from preprocessing.readers import read_case
-from preprocessing.resampling import label_onto, onto
-from preprocessing.volume import Volume
-from preprocessing.volume_files import is_volume_file, read_label_volume, read_volume
-from preprocessing.work_grid import WorkGrid, crop_to, plan_grid
+from preprocessing.readers.images import read_case
+from preprocessing.readers.volumes import is_volume_file, read_label_volume, read_volume
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from preprocessing.cache_settings import CacheSettings
-from preprocessing.geometry import letterbox, place_image, place_label
+from preprocessing.geometry.letterbox import letterbox, place_image, place_label
+from preprocessing.geometry.windows import windows
 from preprocessing.prepare import Prepared
-from preprocessing.windows import windows
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from preprocessing.cache import FINGERPRINT_KEY
 from preprocessing.cache_settings import CacheSettings
 from preprocessing.case import BadFile, Case, Rejection
 from preprocessing.duplicates import signature
+from preprocessing.geometry.patchify import patchify
 from preprocessing.lock import check_owner
-from preprocessing.patchify import patchify
 from preprocessing.prepare import prepare
+from preprocessing.readers.volumes import is_volume_file
 from preprocessing.samples import Sample, samples_of
 from preprocessing.schema import patch_schema
 from preprocessing.storage import replacing
-from preprocessing.volume_files import is_volume_file
 
 REPORT_KEY = b"report"
 

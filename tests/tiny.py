@@ -11,8 +11,8 @@ from pipeline.configuration.overrides import with_fields
 from pipeline.pretrain import PretrainTask, selection_key
 from preprocessing.build import build_cache
 from preprocessing.layouts import load_cases
-from preprocessing.phantoms import write_busi_phantoms
-from preprocessing.scores import score_cache
+from preprocessing.phantoms.ultrasound import write_busi_phantoms
+from preprocessing.selection.scores import score_cache
 from preprocessing.splits import make_splits
 
 FIELDS: dict[str, Any] = {

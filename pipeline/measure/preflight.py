@@ -28,8 +28,8 @@ from preprocessing.case import BadFile, Case, Rejection
 from preprocessing.errors import ConfigError
 from preprocessing.layouts import load_cases
 from preprocessing.prepare import prepare
+from preprocessing.readers.volumes import is_volume_file
 from preprocessing.samples import samples_of
-from preprocessing.volume_files import is_volume_file
 
 if TYPE_CHECKING:
     from pipeline.config import Config

@@ -11,7 +11,7 @@ from pipeline.masking import MaskPlan
 from pipeline.models.encoder import Encoder
 from pipeline.training.loader import Batch
 from preprocessing.cache import PatchCache
-from preprocessing.patchify import grid_coords
+from preprocessing.geometry.patchify import grid_coords
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.models.encoder import Encoder
-from preprocessing.patchify import grid_coords, patchify
+from preprocessing.geometry.patchify import grid_coords, patchify
 from preprocessing.settings import Settings
 
 

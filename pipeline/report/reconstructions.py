@@ -11,7 +11,7 @@ from torch import Tensor
 from upath import UPath
 
 from pipeline.training.loader import Batch
-from preprocessing.patchify import unpatchify
+from preprocessing.geometry.patchify import unpatchify
 
 if TYPE_CHECKING:
     from pipeline.methods.base import Masking

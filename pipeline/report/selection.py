@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from upath import UPath
 
-from preprocessing import baselines
 from preprocessing.cache import PatchCache
-from preprocessing.feature_table import FeatureTable
-from preprocessing.hitrate import SHARES, LesionPatches, ranked_hit_rate, read_lesion_patches
-from preprocessing.patchify import unpatchify
-from preprocessing.scores import ScoreTable
+from preprocessing.geometry.patchify import unpatchify
+from preprocessing.selection import baselines
+from preprocessing.selection.feature_table import FeatureTable
+from preprocessing.selection.hitrate import SHARES, LesionPatches, ranked_hit_rate, read_lesion_patches
+from preprocessing.selection.scores import ScoreTable
 from preprocessing.splits import Splits
 
 _PICTURES = 6

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pipeline.training.loader import Batch
-from preprocessing.patchify import unpatchify
+from preprocessing.geometry.patchify import unpatchify
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import nibabel.orientations as nio
 import numpy as np
 
-from preprocessing.volume import VoxelGrid
+from preprocessing.geometry.volume import VoxelGrid
 
 _SHOWN = nio.axcodes2ornt(("S", "P", "L"))  # slices; rows to the back; columns to the patient's left
 

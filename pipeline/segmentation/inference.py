@@ -18,12 +18,12 @@ from pipeline.segmentation.segmenter_file import load_segmenter
 from pipeline.segmentation.sliding_window import blend
 from pipeline.training.precision import Autocast, Precision
 from preprocessing.case import BadFile, Case, Rejection
-from preprocessing.geometry import letterbox, place_image, place_label, restore
+from preprocessing.geometry.letterbox import letterbox, place_image, place_label, restore
+from preprocessing.geometry.resampling import restore_probability
+from preprocessing.geometry.volume import VoxelGrid
 from preprocessing.prepare import Prepared, prepare
-from preprocessing.resampling import restore_probability
+from preprocessing.readers.volumes import is_volume_file
 from preprocessing.settings import Settings
-from preprocessing.volume import VoxelGrid
-from preprocessing.volume_files import is_volume_file
 
 Resolution = Literal["source", "canvas"]
 

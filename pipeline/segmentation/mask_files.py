@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from upath import UPath
 
-from preprocessing.volume import VoxelGrid
+from preprocessing.geometry.volume import VoxelGrid
 
 
 def write_png(path: UPath, values: np.ndarray) -> None:

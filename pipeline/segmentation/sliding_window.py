@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from preprocessing.windows import windows
+from preprocessing.geometry.windows import windows
 
 _SIGMA = 1 / 8  # of the window
 _LEAST_WEIGHT = 1e-3  # a corner would have 1e-11 in 3D; as MONAI has it

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.training.augment import AugmentSettings, sampling_grid, vary_intensity, warp
 from pipeline.training.loader import Batch
-from preprocessing.patchify import grid_of, patchify, unpatchify
+from preprocessing.geometry.patchify import grid_of, patchify, unpatchify
 
 
 @dataclass(frozen=True)

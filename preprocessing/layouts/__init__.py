@@ -16,10 +16,10 @@ from preprocessing.duplicates import DuplicateSettings
 from preprocessing.errors import ConfigError
 from preprocessing.given_splits import find_leaks, read_given
 from preprocessing.layouts import brats, busi, hecktor, manifest
-from preprocessing.phantoms import write_busi_phantoms
+from preprocessing.phantoms.ultrasound import write_busi_phantoms
+from preprocessing.phantoms.volumes import write_brats_phantoms, write_hecktor_phantoms
 from preprocessing.splits import SplitSettings
 from preprocessing.storage import absolute
-from preprocessing.volume_phantoms import write_brats_phantoms, write_hecktor_phantoms
 
 
 class DataSettings(SplitSettings, DuplicateSettings):

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from preprocessing.case import Case, Rejection
-from preprocessing.dicom import series_folder
 from preprocessing.errors import ConfigError
 from preprocessing.given_splits import SPLITS
+from preprocessing.readers.dicom import series_folder
 
 RESERVED = ("case", "group", "stratum", "label", "split")
 _SHOWN = 10

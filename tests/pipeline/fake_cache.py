@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from preprocessing.cache import Block, PatchBatch
-from preprocessing.patchify import patchify
+from preprocessing.geometry.patchify import patchify
 
 
 class FakeCache:

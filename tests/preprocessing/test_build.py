@@ -15,13 +15,13 @@ from preprocessing.cache import PatchCache, unpack_real
 from preprocessing.cache_settings import CacheSettings
 from preprocessing.case import Case
 from preprocessing.errors import ConfigError, RunError
-from preprocessing.geometry import Geometry, place_image, place_label, restore
+from preprocessing.geometry.letterbox import Geometry, place_image, place_label, restore
+from preprocessing.geometry.patchify import unpatchify
 from preprocessing.intensity import IntensitySettings, normalise
 from preprocessing.layouts import DataSettings, load_cases
 from preprocessing.lock import OwnedLock
-from preprocessing.patchify import unpatchify
-from preprocessing.phantoms import write_busi_phantoms
-from preprocessing.readers import read_case
+from preprocessing.phantoms.ultrasound import write_busi_phantoms
+from preprocessing.readers.images import read_case
 from preprocessing.shards import plan
 from preprocessing.storage import write_text
 

@@ -9,10 +9,10 @@ from preprocessing.case import Case
 from preprocessing.duplicates import VOLUMES, DuplicateSettings, find_pairs, merge_groups, signature
 from preprocessing.intensity import IntensitySettings, normalise
 from preprocessing.layouts import brats
-from preprocessing.phantoms import make_phantom
+from preprocessing.phantoms.ultrasound import make_phantom
+from preprocessing.phantoms.volumes import write_brats_phantoms
 from preprocessing.prepare import prepare
-from preprocessing.readers import read_image
-from preprocessing.volume_phantoms import write_brats_phantoms
+from preprocessing.readers.images import read_image
 
 
 def signed(image):

@@ -8,7 +8,7 @@ from preprocessing.cache_settings import CacheSettings
 from preprocessing.errors import RunError
 from preprocessing.layouts import DataSettings, load_cases
 from preprocessing.lock import OwnedLock
-from preprocessing.phantoms import write_busi_phantoms
+from preprocessing.phantoms.ultrasound import write_busi_phantoms
 from preprocessing.shards import Shard, standing, write_shard
 
 

@@ -17,9 +17,9 @@ from preprocessing.cache_settings import CacheSettings
 from preprocessing.case import Case
 from preprocessing.layouts import brats, hecktor
 from preprocessing.lock import OwnedLock
+from preprocessing.phantoms.volumes import write_brats_phantoms, write_hecktor_phantoms
 from preprocessing.shards import Shard, write_shard
-from preprocessing.volume_phantoms import write_brats_phantoms, write_hecktor_phantoms
-from tests.preprocessing.dicom_files import NAME, series
+from tests.preprocessing.readers.dicom_files import NAME, series
 
 PETCT = CacheSettings(
     size=(64, 64),

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from preprocessing.cache import CASES_FILE, FINGERPRINT_KEY, MANIFEST, PatchCache
-from preprocessing.patchify import patchify
+from preprocessing.geometry.patchify import patchify
 from preprocessing.schema import CASES, SCHEMA_VERSION, patch_schema
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.segmentation.sliding_window import blend, importance
-from preprocessing.windows import windows
+from preprocessing.geometry.windows import windows
 
 SHARES = st.sampled_from([0.0, 0.25, 0.3, 0.5, 0.8, 0.95])
 

@@ -15,8 +15,8 @@ from pipeline.predict import PredictSettings, find_scans, predict
 from pipeline.segmentation.display import planes
 from preprocessing.cache_settings import CacheSettings
 from preprocessing.case import Case, Rejection
+from preprocessing.geometry.volume import VoxelGrid
 from preprocessing.layouts import DataSettings
-from preprocessing.volume import VoxelGrid
 from tests.pipeline.segmentation.test_inference import predictor
 
 BRIGHT = {"kind": "window", "low": 0, "high": 1000}

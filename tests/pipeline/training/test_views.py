@@ -7,7 +7,7 @@ import torch
 from pipeline.training.augment import AugmentSettings
 from pipeline.training.loader import LoaderSettings, PatchLoader, rows_of
 from pipeline.training.views import Views
-from preprocessing.patchify import patchify, unpatchify
+from preprocessing.geometry.patchify import patchify, unpatchify
 from tests.pipeline.fake_cache import FakeCache
 
 STILL = AugmentSettings(

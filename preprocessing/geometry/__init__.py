@@ -1,0 +1,1 @@
+"""Where pixels and voxels lie: letterbox, patches, working grid, resampling."""

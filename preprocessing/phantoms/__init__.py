@@ -1,0 +1,1 @@
+"""Made-up scans in the data sets' own layouts."""

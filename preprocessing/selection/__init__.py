@@ -1,0 +1,1 @@
+"""Masked patches selection (MPS): features, clusters, lesion scores, hit rates."""
