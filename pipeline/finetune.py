@@ -243,7 +243,7 @@ class Finetuning:
     def _card(self) -> SegmenterCard:
         config, cache = self.config, self.cache
         return SegmenterCard(
-            channels=cache.channels,
+            modalities=cache.modalities,
             model=self.encoder_settings,
             segmenter=config.segmenter,
             classes=dict(self.settings.classes),

@@ -88,7 +88,7 @@ def _modalities(config: Config) -> int:
     """What the segmenter takes; 1 where it is not trained yet."""
     segmenter = UPath(config.checkpoint or f"{config.run.dir}/finetune/segmenter")
     try:
-        return int(json.loads((segmenter / "meta.json").read_text())["channels"])
+        return len(json.loads((segmenter / "meta.json").read_text())["modalities"])
     except (FileNotFoundError, KeyError):
         return 1
 

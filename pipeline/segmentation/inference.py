@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
 from typing import Literal
 
@@ -141,11 +141,15 @@ class Predictor:
                 yield Segmented(case, item.image, item.label, probability, item.grid.voxels)
 
     def _prepare(self, case: Case) -> Prepared | Rejection:
-        card, first = self.card, next(iter(case.images.values()))
-        if len(case.images) != card.channels:
-            return Rejection(case.id, first, f"has {len(case.images)} modalities, the segmenter takes {card.channels}")
+        wanted, first = self.card.modalities, next(iter(case.images.values()))
+        images = case.images
+        if len(wanted) == len(images) == 1:  # a lone image is what the segmenter takes, whatever it is called
+            images = {wanted[0]: first}
+        if not set(wanted) <= set(images):
+            there = ", ".join(images)
+            return Rejection(case.id, first, f"has the modalities {there}; the segmenter takes {', '.join(wanted)}")
         try:
-            return prepare(case, card.cache)
+            return prepare(replace(case, images={name: images[name] for name in wanted}), self.card.cache)
         except BadFile as bad:
             return Rejection(case.id, bad.file, bad.reason)
 

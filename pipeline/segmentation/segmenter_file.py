@@ -24,7 +24,7 @@ class SegmenterCard:
     """What a segmenter is and what it expects.
 
     Attributes:
-        channels: of the image.
+        modalities: names of the image's channels.
         model, segmenter: settings of the architecture.
         classes: region -> label ids (none: every id but 0), in the order of the outputs.
         thresholds: probability above which a pixel belongs to the region, one a region.
@@ -34,7 +34,7 @@ class SegmenterCard:
         trained: anything worth knowing about the training.
     """
 
-    channels: int
+    modalities: tuple[str, ...]
     model: EncoderSettings
     segmenter: SegmenterSettings
     classes: dict[str, tuple[int, ...]]
@@ -42,6 +42,11 @@ class SegmenterCard:
     least_sizes: tuple[float, ...]
     cache: CacheSettings
     trained: dict[str, Any]
+
+    @property
+    def channels(self) -> int:
+        """Channels of the image."""
+        return len(self.modalities)
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -79,7 +84,7 @@ def load_segmenter(folder: UPath | str, device: torch.device | str = "cpu") -> t
     """
     tensors, meta = load_weights(UPath(folder), KIND)
     card = SegmenterCard(
-        channels=meta["channels"],
+        modalities=tuple(meta["modalities"]),
         model=EncoderSettings(**meta["model"]),
         segmenter=SegmenterSettings(**meta["segmenter"]),
         classes={name: tuple(ids) for name, ids in meta["classes"].items()},

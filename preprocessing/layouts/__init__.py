@@ -32,7 +32,8 @@ class DataSettings(SplitSettings, DuplicateSettings):
     )
     modalities: tuple[str, ...] = Field(
         (),
-        description="Columns of the manifest that hold images; empty: `image`, or every column that is not reserved.",
+        description="Modalities to use, in this order: of the layout's, or columns of the manifest. Empty: all that "
+        "the layout has; `image`, or every column that is not reserved.",
     )
     phantoms: int = Field(
         0, ge=0, description="Phantoms to write to data.root, in the layout's own form, where that folder is missing."
@@ -80,6 +81,8 @@ def load_cases(data: DataSettings) -> tuple[list[Case], list[Rejection]]:
     if not cases:
         first = "".join(f"; {r.file}: {r.reason}" for r in rejected[:3])
         raise ConfigError(f"data.root: no case found under {data.root} in the layout {data.layout!r}{first}")
+    if data.modalities:
+        cases = _with_modalities(cases, data.modalities)
     if data.splits:
         given = read_given(data.splits, [case.id for case in cases] + [rejection.case for rejection in rejected])
         cases = [replace(case, split=given.get(case.id, "")) for case in cases]
@@ -87,6 +90,14 @@ def load_cases(data: DataSettings) -> tuple[list[Case], list[Rejection]]:
     if leaks:
         raise ConfigError(leaks)
     return sorted(cases, key=lambda case: case.id), rejected
+
+
+def _with_modalities(cases: list[Case], wanted: tuple[str, ...]) -> list[Case]:
+    lacking = [name for name in wanted if any(name not in case.images for case in cases)]
+    if lacking:
+        known = ", ".join(cases[0].images)
+        raise ConfigError(f"data.modalities: not every case has {', '.join(lacking)}; {cases[0].id} has {known}")
+    return [replace(case, images={name: case.images[name] for name in wanted}) for case in cases]
 
 
 def _write_phantoms(data: DataSettings) -> None:

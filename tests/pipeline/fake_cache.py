@@ -16,6 +16,8 @@ class FakeCache:
         rng = np.random.default_rng(seed)
         self.size, self.patch, self.channels, self.dims = size, patch, channels, len(size)
         self.grid = tuple(s // p for s, p in zip(size, patch, strict=True))
+        self.modalities = tuple(f"m{channel}" for channel in range(channels))
+        self.case_numbers = np.arange(samples)
         self.tokens = int(np.prod(self.grid))
         self.reads = []
         image = rng.random((samples, channels, *size)).astype(np.float16)

@@ -8,6 +8,7 @@ from upath import UPath
 
 from preprocessing.errors import ConfigError
 from preprocessing.layouts import DataSettings, brats, hecktor, load_cases
+from preprocessing.phantoms.volumes import write_hecktor_phantoms
 
 MODALITIES = ["t1", "t1ce", "t2", "flair"]
 OLD = ("_t1", "_t1ce", "_t2", "_flair", "_seg")
@@ -328,3 +329,12 @@ def test_a_folder_that_may_not_be_read_is_told(tmp_path, monkeypatch, layout):
 
     monkeypatch.setattr(kind, "iterdir", iterdir)
     assert f"the folder {tmp_path / 'locked'} may not be read" in refused(layout.find, tmp_path)
+
+
+def test_some_modalities_of_a_layout_in_an_order_of_ones_own(tmp_path):
+    write_hecktor_phantoms(str(tmp_path / "scans"), 3, 0)
+    data = DataSettings(root=str(tmp_path / "scans"), layout="hecktor", modalities=("PT",))
+    cases, _ = load_cases(data)
+    assert {tuple(case.images) for case in cases} == {("PT",)}
+    with pytest.raises(ConfigError, match="not every case has MR; PHA-001 has CT, PT"):
+        load_cases(data.model_copy(update={"modalities": ("CT", "MR")}))

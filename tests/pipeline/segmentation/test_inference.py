@@ -42,7 +42,7 @@ FULL = IntensitySettings(low=0, high=100)
 
 def card(**changes: Any) -> SegmenterCard:
     fields: dict[str, Any] = {
-        "channels": 1,
+        "modalities": ("image",),
         "model": EncoderSettings(width=16, depth=1, heads=2),
         "segmenter": SegmenterSettings(stem=4, width=8),
         "classes": {"lesion": ()},
@@ -145,9 +145,9 @@ def test_components_below_the_least_size_of_the_checkpoint_are_removed(tmp_path:
 
 def test_another_number_of_modalities_is_rejected(tmp_path: Path) -> None:
     case = scan(tmp_path, "one", (32, 32), None)
-    (found,) = predictor(tmp_path / "model", channels=2).segment([case])
+    (found,) = predictor(tmp_path / "model", modalities=("CT", "PT")).segment([case])
     assert isinstance(found, Rejection)
-    assert "1 modalities, the segmenter takes 2" in found.reason
+    assert "has the modalities image; the segmenter takes CT, PT" in found.reason
 
 
 def test_mirroring_averages_with_the_mirror_image(tmp_path: Path) -> None:

@@ -129,3 +129,18 @@ def test_what_is_drawn_is_axial_with_the_front_up():
     (shown,) = planes(values > 0, grid, values)
     assert shown.shape == (6, 5)
     assert np.argwhere(shown).tolist() == [[0, 4]]
+
+
+def test_modalities_are_taken_by_name(tmp_path):
+    """A scan with more modalities than the segmenter knows, in another order."""
+    case, truth = scan(tmp_path / "scans", "a", TURNED)
+    dark, _ = scan(tmp_path / "dark", "a", TURNED)
+    image = nib.load(dark.images["image"])
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[::-1], TURNED), dark.images["image"])
+    model = predictor(tmp_path / "model", cache=SETTINGS[2], modalities=("image",))
+    both = Case("b", "b", "", {"other": dark.images["image"], "image": case.images["image"]}, ())
+    found = next(iter(model.segment([both])))
+    assert dice(model.masks(found)[0], truth) > 0.97
+    lacking = Case("c", "c", "", {"CT": case.images["image"], "PT": case.images["image"]}, ())
+    (rejected,) = model.segment([lacking])
+    assert rejected.reason == "has the modalities CT, PT; the segmenter takes image"
