@@ -60,6 +60,12 @@ def _without_clusters(cache: PatchCache, features: FeatureTable) -> dict[str, np
     return {"darkness for the place and centrality": baselines.rank_sum(features)}
 
 
+def _first_quarter(scores: np.ndarray, truth: LesionPatches, shown: np.ndarray) -> np.ndarray:
+    """The score above which the first quarter of the case's candidates lies, for each sample shown."""
+    cases = [truth.case == truth.case[row] for row in shown]
+    return np.array([np.quantile(scores[rows][truth.candidate[rows]], 0.75) for rows in cases])
+
+
 def _draw(cache: PatchCache, scores: np.ndarray, samples: np.ndarray, truth: LesionPatches, folder: UPath) -> None:
     """Image with the label's outline, score, and the first quarter of its patches: a column a case.
 
@@ -84,8 +90,7 @@ def _draw(cache: PatchCache, scores: np.ndarray, samples: np.ndarray, truth: Les
 
     image, label = plane(batch.patches.astype(np.float32), cache.channels), plane((batch.label > 0) * 1.0, 1)
     values, candidate = scores[samples[shown]], truth.candidate[shown]
-    rank = np.where(candidate, -values, np.inf).argsort(1).argsort(1)
-    first = (rank < 0.25 * candidate.sum(1, keepdims=True)) & candidate
+    first = candidate & (values >= _first_quarter(scores[samples], truth, shown)[:, None])
     score_map, chosen = (plane(np.repeat(v[..., None], pixels, -1), 1) for v in (values, first * 1.0))
     figure = Figure(figsize=(2.3 * len(shown), 6.6), layout="constrained")
     axes = figure.subplots(3, len(shown), squeeze=False)
@@ -98,7 +103,7 @@ def _draw(cache: PatchCache, scores: np.ndarray, samples: np.ndarray, truth: Les
         for row in axes[::2, column]:
             row.contour(label[column], [0.5], colors="tab:cyan", linewidths=1)
         axes[0, column].set_title(cache.samples["case"].iloc[samples[shown[column]]], fontsize=8)
-    for row, name in zip(axes[:, 0], ("image and label", "lesion score", "first 25 % of patches"), strict=True):
+    for row, name in zip(axes[:, 0], ("image and label", "lesion score", "first 25 % of the case"), strict=True):
         row.set_ylabel(name, fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90, metadata={"Description": "Cases that nothing was fitted on"})

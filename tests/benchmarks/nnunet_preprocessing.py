@@ -136,17 +136,14 @@ def main() -> None:
 
     began = time.perf_counter()
     ray.init(num_cpus=asked.processes, include_dashboard=False, log_to_driver=False)
-    print(
-        f"{count} cases, {asked.processes} processes, spacing {spacing}; Ray is up in {time.perf_counter() - began:.1f} s"
-    )
+    up = time.perf_counter() - began
+    print(f"{count} cases, {asked.processes} processes, spacing {spacing}; Ray is up in {up:.1f} s")
     seconds: dict[str, list[float]] = {"nnU-Net v2": [], "ours": []}
     for number in range(asked.rounds):
         seconds["nnU-Net v2"].append(other.preprocess())
         seconds["ours"].append(ours(work / "raw" / NAME, work / "cache", spacing))
-        print(
-            f"round {number + 1}: " + ", ".join(f"{name} {took[-1]:.1f} s" for name, took in seconds.items()),
-            flush=True,
-        )
+        last = ", ".join(f"{name} {took[-1]:.1f} s" for name, took in seconds.items())
+        print(f"round {number + 1}: {last}", flush=True)
     ray.shutdown()
     sizes = {"nnU-Net v2": size_of(other.output / "nnUNetPlans_3d_fullres"), "ours": size_of(work / "cache")}
     for name, took in seconds.items():
