@@ -60,8 +60,11 @@ def resolve(path: Path, overrides: Sequence[str], model: type[ConfigT]) -> Resol
     spoken, spoken_origins = _parse(overrides, model, builder.mistakes)
     builder.add(named, origins)
     layout = _at(spoken, "data", "layout") or _at(builder.tree, "data", "layout")
-    if isinstance(layouts, dict) and isinstance(layouts.get(layout), dict):
-        builder.add(layouts[layout], _inner(origins, "layout", layout))
+    own = layouts.get(layout) or {} if isinstance(layouts, dict) else None
+    if isinstance(own, dict):
+        builder.add(own, _inner(origins, "layout", layout))
+    else:
+        builder.mistakes.append(f"layouts ({path.name}): should be a mapping from a layout's name to its sections")
     profile = _choose_profile(builder, spoken, profiles, path)
     if profile is not None:
         builder.add(profiles[profile] or {}, _inner(origins, "profile", profile))

@@ -235,3 +235,44 @@ def test_help_lists_every_field_with_default_and_meaning() -> None:
             assert str(entry.info.description).split()[0] in line
     assert any("mask.strength.start" in line and "0.3" in line for line in lines)  # the parent's default
     assert any("data.root" in line and "(must be set)" in line for line in lines)
+
+
+LAYOUTS = """
+data: {root: scans, layout: busi}
+cache: {size: [64, 64], patch: 8}
+layouts:
+  busi: {data: {root: ultrasound}}
+  manifest: {data: {root: table}, cache: {patch: 16}, run: {dir: elsewhere}}
+profiles:
+  small: {cache: {size: [96, 96]}}
+"""
+
+
+def test_what_holds_for_one_layout_stands_between_the_file_and_the_profile(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(LAYOUTS)
+    plain, other = (load(file, words, Config) for words in ([], ["data.layout=manifest"]))
+    assert (plain.data.root, plain.cache.patch, plain.cache.size, plain.run.dir) == (
+        "ultrasound",
+        8,
+        (96, 96),
+        "runs/a",
+    )
+    assert (other.data.root, other.cache.patch, other.cache.size, other.run.dir) == ("table", 16, (96, 96), "elsewhere")
+    assert load(file, ["data.layout=manifest", "data.root=mine"], Config).data.root == "mine"
+
+
+@pytest.mark.parametrize("layouts", ["[busi]", "{busi: 3}"])
+def test_layouts_that_are_no_mapping_are_a_mistake(tmp_path: Path, layouts: str) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(f"data: {{root: scans}}\nlayouts: {layouts}\n")
+    found = resolve(file, ["data.layout=busi"], Config).mistakes
+    assert any("layouts (a.yaml): should be a mapping" in mistake for mistake in found)
+
+
+def test_a_mistake_in_a_layout_says_where_it_stands(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(LAYOUTS.replace("patch: 16", "pach: 16"))
+    (mistake,) = resolve(file, ["data.layout=manifest"], Config).mistakes
+    assert "cache.pach" in mistake
+    assert "layout manifest" in mistake
