@@ -45,7 +45,7 @@ def samples_of(prepared: Prepared, settings: CacheSettings) -> Iterator[Sample]:
         places = [_slice(settings.axis, number) for number in range(prepared.real.shape[settings.axis])]
     else:
         places = _crops(prepared.real.shape, settings)
-    for place in (places[n] for n in _kept(prepared, places, settings)):
+    for place in (places[n] for n in _kept(prepared.real, places, settings)):
         if dims == 2:
             at = {"axis": settings.axis, "slice": place[settings.axis]}
             yield _letterboxed(prepared, settings.size, place, at)
@@ -65,20 +65,18 @@ def _crops(shape: Sequence[int], settings: CacheSettings) -> list[tuple[Any, ...
     return [tuple(slice(a, a + n) for a, n in zip(start, settings.size, strict=True)) for start in starts]
 
 
-def _kept(prepared: Prepared, places: Sequence[tuple[Any, ...]], settings: CacheSettings) -> list[int]:
-    """Numbers of the places worth a sample, in order: with lesion, with foreground, and a few empty ones."""
-    lesion = [prepared.label is not None and bool(prepared.label[place].any()) for place in places]
-    filled = [float(prepared.real[place].mean()) >= settings.least_foreground for place in places]
-    with_lesion = [n for n, found in enumerate(lesion) if found]
-    others = [n for n, found in enumerate(lesion) if not found and filled[n]]
-    empty = [n for n, found in enumerate(lesion) if not found and not filled[n]]
+def _kept(real: np.ndarray, places: Sequence[tuple[Any, ...]], settings: CacheSettings) -> list[int]:
+    """Numbers of the places worth a sample, in order: those with foreground, evenly spread, and a few empty ones.
+
+    Labels have no say in it: the samples serve the pretraining, which must not know them.
+    """
+    filled = [float(real[place].mean()) >= settings.least_foreground for place in places]
     most = settings.most_samples or len(places)
-    with_lesion = _spread(with_lesion, most)
-    others = _spread(others, most - len(with_lesion))
-    allowed = round(settings.empty * (len(with_lesion) + len(others)))
-    empty = _spread(empty, min(allowed, most - len(with_lesion) - len(others)))
+    kept = _spread([n for n, found in enumerate(filled) if found], most)
+    allowed = min(round(settings.empty * len(kept)), most - len(kept))
+    kept += _spread([n for n, found in enumerate(filled) if not found], allowed)
     # a scan that is small for its canvas may have no filled place: better one sample than a case that is lost
-    return sorted(with_lesion + others + empty) or [len(places) // 2]
+    return sorted(kept) or [len(places) // 2]
 
 
 def _spread(numbers: Sequence[int], most: int) -> list[int]:
