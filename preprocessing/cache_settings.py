@@ -53,7 +53,7 @@ class CacheSettings(Settings):
         0.1,
         ge=0,
         le=1,
-        description="A slice or crop with a smaller share of foreground, and no lesion, counts as empty.",
+        description="A slice or crop with a smaller share of foreground counts as empty.",
     )
     empty: float = Field(0.0, ge=0, le=1, description="Most empty slices or crops, as a share of a case's others.")
     max_rejected: float = Field(0.2, ge=0, le=1, description="Share of cases that may be rejected before a run stops.")
