@@ -134,6 +134,13 @@ def check_shapes(cases: Sequence[Case], dims: int, settings: CacheSettings) -> i
         for case in cases
         if list(case.images) != modalities
     ][:10]
+    named = {"cache.reference": [settings.reference] * bool(settings.reference), "cache.intensity": settings.intensity}
+    mistakes += [
+        f"{field} names {name!r}, the scans have {', '.join(modalities)}"
+        for field, names in named.items()
+        for name in names
+        if cases and name not in modalities
+    ]
     if not cases:
         mistakes.append("there is no case to preprocess")
     if mistakes:

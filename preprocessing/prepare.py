@@ -13,7 +13,7 @@ from preprocessing.cache_settings import CacheSettings
 from preprocessing.case import BadFile, Case
 from preprocessing.geometry.field_of_view import check_same_grid
 from preprocessing.geometry.foreground import foreground_box, foreground_mask
-from preprocessing.geometry.resampling import label_onto, onto
+from preprocessing.geometry.resampling import label_onto, onto, restore_labels
 from preprocessing.geometry.volume import Volume
 from preprocessing.geometry.work_grid import WorkGrid, crop_to, plan_grid
 from preprocessing.intensity import IntensitySettings, normalise
@@ -29,7 +29,7 @@ class Prepared:
         image: float32 [C, *work] within [0, 1]; 0 outside the foreground.
         label: uint8 [*work] class ids; None when unlabelled.
         real: bool [*work], the foreground.
-        source_label: uint8, the label on its own file's grid; None when unlabelled.
+        source_label: uint8, the label on the reference file's grid; None when unlabelled.
         grid: the working grid of a volume; None for a 2D image.
         source_size: voxels or pixels of the reference file along its own axes.
     """
@@ -72,7 +72,15 @@ def _volume(case: Case, settings: CacheSettings) -> Prepared:
     grid, real = crop_to(grid, start, stop), real[inner]
     image = _normalised(case, values[(slice(None), *inner)], real, settings) * real
     placed = None if label is None else label_onto(label, grid, "linear")
-    return Prepared(image, placed, real, None if label is None else label.values, grid, grid.source.shape)
+    source_label = None if label is None else _on_reference(label, volumes[reference])
+    return Prepared(image, placed, real, source_label, grid, grid.source.shape)
+
+
+def _on_reference(label: Volume, reference: Volume) -> np.ndarray:
+    """Class ids uint8 on the reference's own grid, which predictions return to; as they are if drawn on it."""
+    same = label.values.shape == reference.values.shape and np.allclose(label.grid.affine, reference.grid.affine)
+    own = plan_grid([reference], None, "reference")
+    return label.values if same else restore_labels(label_onto(label, own, "linear"), own)
 
 
 def _reference(case: Case, settings: CacheSettings) -> int:

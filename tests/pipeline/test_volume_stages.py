@@ -46,7 +46,9 @@ MRI = {
 }
 
 
-@pytest.mark.parametrize("fields", [pytest.param(PETCT, id="slices"), pytest.param(MRI, id="crops", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "fields", [pytest.param(PETCT, id="slices"), pytest.param(MRI, id="crops", marks=pytest.mark.slow)]
+)
 def test_volumes_go_the_whole_way(ray_session, tmp_path, fields):
     places = {"data.root": str(tmp_path / "scans"), "data.phantoms": 10, "run.dir": str(tmp_path / "run")}
     less = {"search.enabled": False, "pretrain.epochs": 2, "finetune.epochs": 2}

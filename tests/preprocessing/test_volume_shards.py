@@ -13,8 +13,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from preprocessing.build import check_shapes
 from preprocessing.cache_settings import CacheSettings
 from preprocessing.case import Case
+from preprocessing.errors import ConfigError
 from preprocessing.layouts import brats, hecktor
 from preprocessing.lock import OwnedLock
 from preprocessing.phantoms.volumes import write_brats_phantoms, write_hecktor_phantoms
@@ -126,6 +128,17 @@ def test_a_bad_volume_is_one_clear_line_and_the_others_go_on(petct, tmp_path, wh
     assert [facts["case"] for facts in report.cases] == [cases[1].id]
 
 
+def test_a_modality_that_no_scan_has_is_a_mistake_in_the_configuration(petct):
+    cases, _ = hecktor.find(str(petct))
+    wrong = CacheSettings(size=(64, 64), reference="MR", intensity={"Pt": {"kind": "log", "low": 0, "high": 20}})
+    with pytest.raises(ConfigError) as told:
+        check_shapes(cases, 2, wrong)
+    assert told.value.mistakes == [
+        "cache.reference names 'MR', the scans have CT, PT",
+        "cache.intensity names 'Pt', the scans have CT, PT",
+    ]
+
+
 def test_no_tag_that_names_a_patient_reaches_the_cache(tmp_path):
     tags = {"PatientID": "MRN4711", "PatientBirthDate": "19700101", "StudyDescription": "Doe staging"}
     series(tmp_path / "ct", **tags)
@@ -157,6 +170,7 @@ def _peak(folder, count):
     code = f"""
 import resource
 from pathlib import Path
+from preprocessing.errors import ConfigError
 from preprocessing.layouts import hecktor
 from tests.preprocessing.test_volume_shards import PETCT, write
 cases = hecktor.find({str(folder / "scans")!r})[0][:{count}]

@@ -16,6 +16,7 @@ from pipeline.segmentation.display import planes
 from preprocessing.cache_settings import CacheSettings
 from preprocessing.case import Case, Rejection
 from preprocessing.geometry.volume import VoxelGrid
+from preprocessing.intensity import IntensitySettings
 from preprocessing.layouts import DataSettings
 from tests.pipeline.segmentation.test_inference import predictor
 
@@ -144,3 +145,22 @@ def test_modalities_are_taken_by_name(tmp_path):
     lacking = Case("c", "c", "", {"CT": case.images["image"], "PT": case.images["image"]}, ())
     (rejected,) = model.segment([lacking])
     assert rejected.reason == "has the modalities CT, PT; the segmenter takes image"
+
+
+def test_a_label_drawn_on_another_modality_is_compared_on_the_references_grid(tmp_path):
+    """PET with its label on a coarser grid; the CT is the reference that predictions return to."""
+    case, truth = scan(tmp_path / "scans", "ct", TURNED)
+    coarse = TURNED @ np.diag([2, 2, 1, 1])
+    coarse[:3, 3] += TURNED[:3, :3] @ (0.5, 0.5, 0)
+    small = truth.reshape(22, 2, 20, 2, 18).mean((1, 3))
+    nib.save(nib.Nifti1Image((small * 1000).astype(np.int16), coarse), tmp_path / "pet.nii.gz")
+    nib.save(nib.Nifti1Image((small > 0.5).astype(np.uint8), coarse), tmp_path / "label.nii.gz")
+    files = {"image": case.images["image"], "PT": str(tmp_path / "pet.nii.gz")}
+    both = Case("b", "b", "", files, (str(tmp_path / "label.nii.gz"),))
+    settings = SETTINGS[2].model_copy(update={"intensity": dict.fromkeys(["image", "PT"], IntensitySettings(**BRIGHT))})
+    model = predictor(tmp_path / "model", cache=settings, modalities=("image", "PT"))
+    found = next(iter(model.segment([both])))
+    assert found.label.shape == truth.shape == found.probability.shape[1:]
+    assert dice(found.label > 0, truth) > 0.9
+    (row,) = evaluate(model, [both], EvaluateSettings()).cases.to_dict("records")
+    assert row["dsc"] > 0.9
