@@ -248,6 +248,7 @@ class Finetuning:
             segmenter=config.segmenter,
             classes=dict(self.settings.classes),
             thresholds=self.choice.thresholds,
+            least_unit="share",
             least_sizes=(0.0,) * len(self.settings.classes),  # chosen on whole cases, once the training is over
             cache=config.cache.model_copy(update={"dir": ""}),
             trained={

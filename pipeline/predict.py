@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from preprocessing.layouts import LAYOUTS, DataSettings
 from preprocessing.readers.images import READERS
 from preprocessing.readers.volumes import READERS as VOLUME_READERS
 
+_DICOM = (".dcm", ".ima")
 _TINT = np.array([255.0, 96.0, 0.0])  # colour-blind safe on grey
 COLUMNS = ["case", "file", "region", "lesion_pixels", "lesion_share", "lesion_ml", "max_probability"]
 
@@ -63,12 +65,14 @@ def find_scans(source: str, data: DataSettings, modalities: int) -> list[Case]:
 def _laid_out(data: DataSettings, root: UPath) -> list[Case]:
     if not root.is_dir():
         raise ConfigError(f"predict.input: there is no folder {root}")
+    if data.layout not in LAYOUTS:
+        raise ConfigError(f"data.layout: there is no layout {data.layout!r}, there are {', '.join(LAYOUTS)}")
     cases, rejected = LAYOUTS[data.layout](data.model_copy(update={"root": str(root)}))
     for rejection in rejected:
         print(f"predict: {rejection.case} set aside: {rejection.file}: {rejection.reason}", flush=True)
     if not cases:
         raise ConfigError(f"predict.input: no scan in the layout {data.layout!r} under {root}")
-    return cases
+    return [replace(case, labels=()) for case in cases]  # a mask has no say in a prediction
 
 
 def find_files(source: str) -> list[Case]:
@@ -80,20 +84,21 @@ def find_files(source: str) -> list[Case]:
         ConfigError: the input does not exist, or holds nothing of a known format.
     """
     root = UPath(source)
-    if root.is_file() or "#" in root.name:
+    if root.is_file() or ("#" in root.name and not root.is_dir()):
         return [_case(_stem(root.name), root)]
     if not root.is_dir():
         raise ConfigError(f"predict.input: there is no folder or file {source}")
-    files = sorted((file for file in root.rglob("*") if _ending(file.name)), key=str)
-    files = [file for file in files if "_mask" not in file.stem]
-    if not files and any(root.rglob("*.dcm")):
-        return [_case(root.name, root)]
+    everything = list(root.rglob("*"))
+    series = {file.parent for file in everything if file.suffix.lower() in _DICOM}
+    files = [f for f in everything if _ending(f.name) and "_mask" not in f.stem and f.parent not in series]
+    files = sorted([*files, *series], key=str)
     if not files:
         known = ", ".join([*READERS, *VOLUME_READERS])
         raise ConfigError(f"predict.input: no image under {source}; known endings are {known}")
-    relative = [file.path.removeprefix(root.path).lstrip("/") for file in files]
+    relative = [file.path.removeprefix(root.path).lstrip("/") or root.absolute().name for file in files]
     stems = [_stem(name) for name in relative]
-    twice = {stem for stem in stems if stems.count(stem) > 1}  # a.png beside a.jpg
+    counts = Counter(stems)
+    twice = {stem for stem in stems if counts[stem] > 1}  # a.png beside a.jpg
     return [
         _case(name if stem in twice else stem, file) for stem, name, file in zip(stems, relative, files, strict=True)
     ]

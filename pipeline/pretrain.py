@@ -6,6 +6,7 @@ seen, so the same training comes out of any number of workers and of any restart
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from upath import UPath
@@ -195,6 +197,11 @@ class Pretraining:
         samples = self.cache.sample_indices(cases)
         if not len(samples):
             return None
+        # evenly spread, so that pixels and features of all of them fit into memory together
+        pixels = math.prod(self.shape.patch) * (self.shape.channels + 1)
+        each = 8 * self.cache.tokens * (pixels + 2 * self.config.model.width)
+        most = min(len(samples), max(64, self.config.loader.memory_mb * 2**20 // each))
+        samples = samples[np.linspace(0, len(samples) - 1, most).astype(int)]
         groups = [splits.group(case) for case in self.cache.samples["case"].iloc[samples]]
         probe = Probe(self.loader, samples, groups, self.shape.coords().to(self.session.device))
         return probe if probe.usable else None

@@ -134,7 +134,11 @@ def check_shapes(cases: Sequence[Case], dims: int, settings: CacheSettings) -> i
         for case in cases
         if list(case.images) != modalities
     ][:10]
-    named = {"cache.reference": [settings.reference] * bool(settings.reference), "cache.intensity": settings.intensity}
+    # entries for modalities that are not used do no harm; one beside a modality that lacks its own is a slip of the pen
+    named = {
+        "cache.reference": [settings.reference] * bool(settings.reference),
+        "cache.intensity": list(settings.intensity) if set(modalities) - set(settings.intensity) else [],
+    }
     mistakes += [
         f"{field} names {name!r}, the scans have {', '.join(modalities)}"
         for field, names in named.items()

@@ -46,9 +46,7 @@ class CacheSettings(Settings):
     overlap: float = Field(
         0.25, ge=0, lt=1, description="Share by which neighbouring crops of a volume overlap, at least."
     )
-    most_samples: int = Field(
-        0, ge=0, description="Slices or crops of one case at most, evenly spread, lesions first; 0: all."
-    )
+    most_samples: int = Field(0, ge=0, description="Slices or crops of one case at most, evenly spread; 0: all.")
     least_foreground: float = Field(
         0.1,
         ge=0,

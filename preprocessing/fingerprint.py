@@ -83,11 +83,10 @@ def _by_file(table: pa.Table) -> dict[tuple[str, str], str]:
 
 
 def _digest(file: str, known: Sequence[Any] | None) -> list[Any]:
-    path = UPath(series_folder(file))
-    if path.is_dir():  # a DICOM series
-        parts = [[inside.name, _digest(str(inside), None)[-1]] for inside in sorted(path.iterdir(), key=str)]
-        return [0, 0, digest_of(parts)]
+    folder, path = series_folder(file), UPath(file)
     try:
+        if not path.is_file() and UPath(folder).is_dir():  # a DICOM series; what follows the # says which
+            return _digest_series(UPath(folder), file.removeprefix(folder), known)
         if path.protocol not in ("", "file"):
             return [0, 0, str(path.fs.ukey(path.path))]
         status = path.stat()
@@ -99,6 +98,15 @@ def _digest(file: str, known: Sequence[Any] | None) -> list[Any]:
         return [0, 0, "missing"]
     except OSError as error:
         return [0, 0, f"unreadable: {error.strerror}"]
+
+
+def _digest_series(folder: UPath, choice: str, known: Sequence[Any] | None) -> list[Any]:
+    files = sorted((file for file in folder.iterdir() if file.is_file() and not file.name.startswith(".")), key=str)
+    local = folder.protocol in ("", "file")
+    seen = digest_of([[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]) if local else ""
+    if local and known is not None and list(known[:2]) == ["folder", seen]:
+        return list(known)
+    return ["folder", seen, digest_of([choice, [[file.name, _digest(str(file), None)[-1]] for file in files]])]
 
 
 def _load(memo_file: UPath | None) -> dict[str, list[Any]]:

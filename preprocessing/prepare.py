@@ -62,8 +62,9 @@ def _volume(case: Case, settings: CacheSettings) -> Prepared:
     reference = _reference(case, settings)
     grid = plan_grid(volumes, settings.spacing or None, settings.extent, reference)
     label = _read_label(case, volumes, settings.label_values)
-    # outside a modality's field of view lies what is lowest in it: air, or no uptake
-    values = np.stack([onto(volume, grid, float(volume.values.min())) for volume in volumes])
+    # outside a modality's field of view lies what is lowest in it: air, no uptake; in skull-stripped MRI nothing
+    outside = [0.0 if settings.foreground == "mri" else float(volume.values.min()) for volume in volumes]
+    values = np.stack([onto(volume, grid, value) for volume, value in zip(volumes, outside, strict=True)])
     real = foreground_mask(values, settings.foreground, reference)
     if not real.any():
         raise BadFile(volumes[reference].file, f"there is no foreground ({settings.foreground}) in the volume")
@@ -102,8 +103,7 @@ def _read_label(case: Case, volumes: list[Volume], allowed: tuple[int, ...]) -> 
         on = [v for v in volumes if v.values.shape == label.values.shape] or volumes[:1]
         closest = min(on, key=lambda volume: float(np.abs(volume.grid.affine - label.grid.affine).max()))
         check_same_grid(closest, label)
-        if label.values.shape != labels[0].values.shape:
-            raise BadFile(label.file, f"is {label.values.shape} voxels, the first label is {labels[0].values.shape}")
+        check_same_grid(labels[0], label)
     for label in labels[1:]:
         np.maximum(labels[0].values, label.values, out=labels[0].values)
     return labels[0] if labels else None

@@ -83,6 +83,8 @@ def _spread(numbers: Sequence[int], most: int) -> list[int]:
     """At most so many of the numbers, evenly spread."""
     if len(numbers) <= most:
         return list(numbers)
+    if most == 1:
+        return [numbers[len(numbers) // 2]]
     return [numbers[round(i)] for i in np.linspace(0, len(numbers) - 1, max(most, 0))]
 
 

@@ -59,15 +59,16 @@ def resolve(path: Path, overrides: Sequence[str], model: type[ConfigT]) -> Resol
     profiles, layouts = (named.pop(name, None) or {} for name in ("profiles", "layouts"))
     spoken, spoken_origins = _parse(overrides, model, builder.mistakes)
     builder.add(named, origins)
-    layout = _at(spoken, "data", "layout") or _at(builder.tree, "data", "layout")
+    profile = _choose_profile(builder, spoken, profiles, path)
+    chosen = profiles[profile] or {} if profile is not None else {}
+    layout = next(filter(None, (_at(tree, "data", "layout") for tree in (spoken, chosen, builder.tree))), None)
     own = layouts.get(layout) or {} if isinstance(layouts, dict) else None
     if isinstance(own, dict):
-        builder.add(own, _inner(origins, "layout", layout))
+        builder.add(own, _inner(origins, "layout", str(layout)))
     else:
         builder.mistakes.append(f"layouts ({path.name}): should be a mapping from a layout's name to its sections")
-    profile = _choose_profile(builder, spoken, profiles, path)
     if profile is not None:
-        builder.add(profiles[profile] or {}, _inner(origins, "profile", profile))
+        builder.add(chosen, _inner(origins, "profile", profile))
     builder.add(spoken, spoken_origins)
     builder.default_run_dir(path.stem)
     return builder.build()

@@ -76,7 +76,7 @@ def _draw(cache: PatchCache, scores: np.ndarray, samples: np.ndarray, truth: Les
     size = truth.lesion.sum(1)
     largest = np.lexsort((-size, truth.case))
     largest = largest[np.unique(truth.case[largest], return_index=True)[1]]
-    with_lesion = largest[size[largest] >= 3]
+    with_lesion = largest[size[largest] > 0]  # a case counts by all of its samples together
     shown = with_lesion[np.linspace(0, len(with_lesion) - 1, min(_PICTURES, len(with_lesion))).astype(int)]
     batch = cache.read(samples[shown])
     pixels = int(np.prod(cache.patch))

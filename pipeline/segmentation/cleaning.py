@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+from scipy.ndimage import find_objects
 from upath import UPath
 
 from pipeline.segmentation.components import choose_least_size
@@ -13,8 +14,10 @@ from pipeline.segmentation.regions import region_masks
 from pipeline.segmentation.segmenter_file import set_least_sizes
 from preprocessing.case import Case
 
-SHARES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02)  # of a 2D image; BUSI's lesions are 7 % of theirs in the median
-MILLILITRES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+CANDIDATES = {
+    "share": (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02),  # of a 2D image
+    "ml": (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0),
+}
 
 
 def choose_least_sizes(predictor: Predictor, cases: Iterable[Case], segmenter: UPath) -> tuple[float, ...]:
@@ -29,14 +32,20 @@ def choose_least_sizes(predictor: Predictor, cases: Iterable[Case], segmenter: U
         Millilitres for volumes, shares of the whole for 2D images, one a region.
     """
     kept: list[list[tuple[np.ndarray, np.ndarray, float]]] = [[] for _ in predictor.card.classes]
-    candidates: tuple[float, ...] = SHARES
-    for found in predictor.segment(cases, "canvas"):
+    unit = "share"
+    for found in predictor.segment(cases):
         if not isinstance(found, Segmented) or found.label is None:
             continue
-        candidates = SHARES if found.grid is None else MILLILITRES
+        unit = found.unit
         truth = region_masks(found.label[None], predictor.card.classes, axis=0)
         for region, (mask, target) in enumerate(zip(predictor.masks(found), truth, strict=True)):
-            kept[region].append((mask, target, found.pixel))
-    sizes = tuple(choose_least_size(region, candidates) for region in kept)
-    set_least_sizes(segmenter, sizes)
+            box = _box(mask | target)  # what is outside has no say, and whole volumes would fill the memory
+            kept[region].append((mask[box].copy(), target[box].copy(), found.pixel))
+    sizes = tuple(choose_least_size(region, CANDIDATES[unit]) for region in kept)
+    set_least_sizes(segmenter, sizes, unit)
     return sizes
+
+
+def _box(mask: np.ndarray) -> tuple[slice, ...]:
+    found = find_objects(mask.astype(np.uint8))
+    return found[0] if found else (slice(0, 1),) * mask.ndim

@@ -58,8 +58,13 @@ class Segmented:
 
     @property
     def pixel(self) -> float:
-        """Size of a pixel as `least_sizes` count it: millilitres of a voxel; the share of a 2D image."""
+        """Size of a pixel in `unit`: millilitres of a voxel; the share of a 2D image."""
         return 1.0 / self.image[0].size if self.grid is None else self.grid.voxel_ml
+
+    @property
+    def unit(self) -> str:
+        """What `pixel` counts: "ml" or "share"."""
+        return "share" if self.grid is None else "ml"
 
 
 class Predictor:
@@ -93,19 +98,18 @@ class Predictor:
             resolution: results at the image's own size and the scan's own grid, or on the model's canvas (of volumes:
                 the working grid).
         """
-        for volumes, some in groupby(cases, lambda case: is_volume_file(next(iter(case.images.values())))):
+        for volumes, some in groupby(map(self._wanted, cases), _is_volume):
             segment = self._volumes if volumes else self._images
             yield from segment(some, resolution)
 
     def masks(self, found: Segmented) -> np.ndarray:
         """bool [R, *size]: above each region's threshold, without components that are smaller than its least size."""
         card = self.card
+        sizes = card.least_sizes if found.unit == card.least_unit else (0.0,) * len(card.classes)
         return np.stack(
             [
                 remove_small(probability > threshold, least_voxels(least, found.pixel))
-                for probability, threshold, least in zip(
-                    found.probability, card.thresholds, card.least_sizes, strict=True
-                )
+                for probability, threshold, least in zip(found.probability, card.thresholds, sizes, strict=True)
             ]
         )
 
@@ -140,16 +144,22 @@ class Predictor:
             else:
                 yield Segmented(case, item.image, item.label, probability, item.grid.voxels)
 
+    def _wanted(self, case: Case) -> Case:
+        """The case with the modalities that the segmenter takes, in its order; as it is where it lacks one."""
+        wanted, images = self.card.modalities, case.images
+        if len(wanted) == len(images) == 1:  # a lone image is what the segmenter takes, whatever it is called
+            return replace(case, images={wanted[0]: next(iter(images.values()))})
+        if not set(wanted) <= set(images):
+            return case
+        return replace(case, images={name: images[name] for name in wanted})
+
     def _prepare(self, case: Case) -> Prepared | Rejection:
         wanted, first = self.card.modalities, next(iter(case.images.values()))
-        images = case.images
-        if len(wanted) == len(images) == 1:  # a lone image is what the segmenter takes, whatever it is called
-            images = {wanted[0]: first}
-        if not set(wanted) <= set(images):
-            there = ", ".join(images)
+        if tuple(case.images) != wanted:
+            there = ", ".join(case.images)
             return Rejection(case.id, first, f"has the modalities {there}; the segmenter takes {', '.join(wanted)}")
         try:
-            return prepare(replace(case, images={name: images[name] for name in wanted}), self.card.cache)
+            return prepare(case, self.card.cache)
         except BadFile as bad:
             return Rejection(case.id, bad.file, bad.reason)
 
@@ -197,3 +207,7 @@ class Predictor:
                 mirrored = self.model(image.flip(-1), real.flip(-1)).float().sigmoid().flip(-1)
                 probability = (probability + mirrored) / 2
         return (probability * real).cpu()
+
+
+def _is_volume(case: Case) -> bool:
+    return is_volume_file(next(iter(case.images.values())))

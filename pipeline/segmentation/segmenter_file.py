@@ -28,8 +28,8 @@ class SegmenterCard:
         model, segmenter: settings of the architecture.
         classes: region -> label ids (none: every id but 0), in the order of the outputs.
         thresholds: probability above which a pixel belongs to the region, one a region.
-        least_sizes: size of the smallest connected component that is kept, one a region: millilitres in a volume, a
-            share of the whole in a 2D image.
+        least_sizes: size of the smallest connected component that is kept, one a region.
+        least_unit: of these: "ml" in volumes, "share" of the image in 2D; in the other kind of scan nothing is removed.
         cache: geometry, canvas, patches and intensities that it was trained with.
         trained: anything worth knowing about the training.
     """
@@ -40,6 +40,7 @@ class SegmenterCard:
     classes: dict[str, tuple[int, ...]]
     thresholds: tuple[float, ...]
     least_sizes: tuple[float, ...]
+    least_unit: str
     cache: CacheSettings
     trained: dict[str, Any]
 
@@ -70,10 +71,10 @@ def save_segmenter(folder: UPath, tensors: dict[str, Tensor], card: SegmenterCar
     save_weights(folder, tensors, {"kind": KIND, **plain})
 
 
-def set_least_sizes(folder: UPath, sizes: tuple[float, ...]) -> None:
+def set_least_sizes(folder: UPath, sizes: tuple[float, ...], unit: str) -> None:
     """Write the least sizes, which are chosen on whole cases, into the card of a segmenter."""
     tensors, meta = load_weights(folder, KIND)
-    save_weights(folder, tensors, meta | {"least_sizes": sizes})
+    save_weights(folder, tensors, meta | {"least_sizes": sizes, "least_unit": unit})
 
 
 def load_segmenter(folder: UPath | str, device: torch.device | str = "cpu") -> tuple[Segmenter, SegmenterCard]:
@@ -90,6 +91,7 @@ def load_segmenter(folder: UPath | str, device: torch.device | str = "cpu") -> t
         classes={name: tuple(ids) for name, ids in meta["classes"].items()},
         thresholds=tuple(meta["thresholds"]),
         least_sizes=tuple(meta["least_sizes"]),
+        least_unit=meta["least_unit"],
         cache=CacheSettings(**meta["cache"]),
         trained=meta["trained"],
     )

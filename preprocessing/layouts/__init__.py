@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +82,9 @@ def load_cases(data: DataSettings) -> tuple[list[Case], list[Rejection]]:
     if not cases:
         first = "".join(f"; {r.file}: {r.reason}" for r in rejected[:3])
         raise ConfigError(f"data.root: no case found under {data.root} in the layout {data.layout!r}{first}")
+    twice = sorted(name for name, count in Counter(case.id for case in cases).items() if count > 1)
+    if twice:
+        raise ConfigError(f"data.root: more than one scan is called {', '.join(twice[:5])}; give each its own name")
     if data.modalities:
         cases = _with_modalities(cases, data.modalities)
     if data.splits:

@@ -47,6 +47,8 @@ def find(root: str, manifest: str, modalities: Sequence[str]) -> tuple[list[Case
         masks = [part.strip() for part in row.get("label", "").split(";") if part.strip()]
         if not row["case"]:
             rows.append(f"{where}: the case has no name")
+        if row["case"].startswith("/") or ".." in row["case"].replace("\\", "/").split("/"):
+            rows.append(f"{where}: a case's name may not begin with / or hold ..: results are filed under it")
         if row.get("split", "") not in ("", *SPLITS):
             rows.append(f"{where}: split is {row['split']!r}, there are {', '.join(SPLITS)}")
         rows += [f"{where}: column {name} is empty" for name, cell in cells if not cell]

@@ -51,7 +51,8 @@ def card(**changes: Any) -> SegmenterCard:
         "trained": {"seed": 0},
     }
     fields |= changes
-    return SegmenterCard(**({"least_sizes": (0.0,) * len(fields["thresholds"])} | fields))
+    rest = {"least_sizes": (0.0,) * len(fields["thresholds"]), "least_unit": "share"}
+    return SegmenterCard(**(rest | fields))
 
 
 def predictor(folder: Path, **changes: Any) -> Predictor:

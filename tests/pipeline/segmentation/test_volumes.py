@@ -90,11 +90,13 @@ def test_evaluation_counts_in_millimetres_on_the_scans_own_grid(tmp_path):
 
 def test_small_components_are_removed_by_millilitres(tmp_path):
     case, _ = scan(tmp_path / "scans", "a", TURNED)
-    kept = predictor(tmp_path / "a", cache=SETTINGS[2], least_sizes=(2.0,))
-    gone = predictor(tmp_path / "b", cache=SETTINGS[2], least_sizes=(4.0,))
+    kept = predictor(tmp_path / "a", cache=SETTINGS[2], least_sizes=(2.0,), least_unit="ml")
+    gone = predictor(tmp_path / "b", cache=SETTINGS[2], least_sizes=(4.0,), least_unit="ml")
     found = next(iter(kept.segment([case])))
     assert kept.masks(found).any()
     assert not gone.masks(found).any()
+    other = predictor(tmp_path / "c", cache=SETTINGS[2], least_sizes=(0.5,), least_unit="share")
+    assert other.masks(found).any()  # half of an image says nothing of a volume
 
 
 def test_a_mask_on_another_grid_is_rejected_with_the_numbers(tmp_path):
