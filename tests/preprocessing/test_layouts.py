@@ -156,3 +156,20 @@ def test_given_splits_are_read_and_their_mistakes_found_early(tmp_path):
     assert "trian" in found[0]
     assert "no case z" in found[1]
     assert "no file" in mistakes(**{**settings, "splits": str(tmp_path / "none.csv")})[0]
+
+
+def test_two_scans_of_one_name_are_told_apart_by_the_user(tmp_path):
+    for folder in ("benign", "malignant"):
+        (tmp_path / folder).mkdir()
+        for name in ("1.png", "1_mask.png"):
+            (tmp_path / folder / name).touch()
+    with pytest.raises(ConfigError, match="more than one scan is called 1"):
+        load_cases(DataSettings(root=str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["../evil", "/abs", "a/../../b"])
+def test_a_case_may_not_be_called_what_leads_out_of_the_results(tmp_path, name):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "manifest.csv").write_text(f"case,image\n{name},a.png\n")
+    with pytest.raises(ConfigError, match="may not begin with / or hold"):
+        load_cases(DataSettings(root=str(tmp_path), layout="manifest"))

@@ -12,11 +12,13 @@ import nibabel as nib
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from upath import UPath
 
 from preprocessing.build import check_shapes
 from preprocessing.cache_settings import CacheSettings
 from preprocessing.case import Case
 from preprocessing.errors import ConfigError
+from preprocessing.fingerprint import digest_files
 from preprocessing.layouts import brats, hecktor
 from preprocessing.lock import OwnedLock
 from preprocessing.phantoms.volumes import write_brats_phantoms, write_hecktor_phantoms
@@ -171,6 +173,7 @@ def _peak(folder, count):
 import resource
 from pathlib import Path
 from preprocessing.errors import ConfigError
+from preprocessing.fingerprint import digest_files
 from preprocessing.layouts import hecktor
 from tests.preprocessing.test_volume_shards import PETCT, write
 cases = hecktor.find({str(folder / "scans")!r})[0][:{count}]
@@ -180,3 +183,29 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     here = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True, check=True)
     return int(done.stdout.split()[-1])
+
+
+def test_a_series_is_known_by_its_choice_and_its_content(tmp_path):
+    for name in ("CT", "PT"):
+        series(tmp_path / "scan", Modality=name, SeriesInstanceUID=f"1.2.{len(name)}.{name == 'CT':d}")
+    (tmp_path / "scan" / ".hidden").write_text("x")
+
+    def digests(memo=None):
+        cases = [Case(kind, kind, "", {"image": f"{tmp_path / 'scan'}#{kind}"}, ()) for kind in ("CT", "PT")]
+        return digest_files(cases, memo)
+
+    first = digests(UPath(tmp_path / "memo.json"))
+    assert len(set(first.values())) == 2
+    (tmp_path / "scan" / ".hidden").write_text("y")
+    assert digests() == first == digests(UPath(tmp_path / "memo.json"))
+    file = next((tmp_path / "scan").glob("CT*.dcm"))
+    file.write_bytes(file.read_bytes()[:-2] + b"xx")
+    assert not set(digests(UPath(tmp_path / "memo.json")).values()) & set(first.values())
+
+
+def test_a_file_with_a_number_sign_is_a_file(tmp_path):
+    (tmp_path / "im#1.nii.gz").write_bytes(b"one")
+    case = Case("a", "a", "", {"image": str(tmp_path / "im#1.nii.gz")}, ())
+    (first,) = digest_files([case]).values()
+    (tmp_path / "im#1.nii.gz").write_bytes(b"two")
+    assert digest_files([case])[case.images["image"]] != first != "missing"

@@ -19,6 +19,7 @@ from preprocessing.geometry.volume import VoxelGrid
 from preprocessing.intensity import IntensitySettings
 from preprocessing.layouts import DataSettings
 from tests.pipeline.segmentation.test_inference import predictor
+from tests.preprocessing.readers.dicom_files import series
 
 BRIGHT = {"kind": "window", "low": 0, "high": 1000}
 SETTINGS = {
@@ -166,3 +167,23 @@ def test_a_label_drawn_on_another_modality_is_compared_on_the_references_grid(tm
     assert dice(found.label > 0, truth) > 0.9
     (row,) = evaluate(model, [both], EvaluateSettings()).cases.to_dict("records")
     assert row["dsc"] > 0.9
+
+
+def test_folders_of_series_and_files_side_by_side_are_all_found(tmp_path):
+    for patient in ("p1", "p2"):
+        series(tmp_path / "scans" / patient)
+    (tmp_path / "scans" / "p2" / "preview.png").touch()
+    scan(tmp_path / "scans", "a", TURNED, (8, 8, 8))
+    found = find_scans(str(tmp_path / "scans"), DataSettings(), 1)
+    assert [case.id for case in found] == ["a", "a_label", "p1", "p2"]
+
+
+def test_a_mask_has_no_say_in_a_prediction(tmp_path):
+    case, _ = scan(tmp_path / "scans", "a", TURNED)
+    nib.save(nib.Nifti1Image(np.zeros((3, 3, 3), np.uint8), TURNED), case.labels[0])
+    (tmp_path / "scans" / "t.csv").write_text("case,image,label\na,a.nii.gz,a_label.nii.gz\n")
+    model = predictor(tmp_path / "model", cache=SETTINGS[2])
+    scans = find_scans(str(tmp_path / "scans" / "t.csv"), DataSettings(), 1)
+    table, rejected = predict(model, scans, PredictSettings(overlays=False), UPath(tmp_path / "out"))
+    assert rejected == []
+    assert len(table) == 1

@@ -62,7 +62,7 @@ def series(folder, positions=None, each=None, stored=STORED, **tags):
 
     `each[k]` are the tags of slice k alone.
     """
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     positions = [(-20.0, -30.0, 12.0 + 3 * k) for k in range(SLICES)] if positions is None else positions
     names = np.random.default_rng(1).permutation(len(positions))
     for k, position in enumerate(positions):
