@@ -13,6 +13,7 @@ import secrets
 import socket
 import threading
 import time
+from hashlib import sha256
 from types import TracebackType
 from typing import Any
 
@@ -23,6 +24,7 @@ from preprocessing.errors import RunError
 from preprocessing.storage import write_text
 
 HEARTBEAT_S, SILENT_S = 10.0, 60.0
+CLAIM_S = 10.0  # no living process takes that long to remove a file
 
 
 class OwnedLock:
@@ -48,16 +50,19 @@ class OwnedLock:
 
     def __enter__(self) -> OwnedLock:
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        for _ in range(3):
+        for _ in range(10):
             if self._create():
                 break
-            owner = _read(self._file)
+            content = _content(self._file)
+            if content is None:
+                continue  # its owner has just gone
+            owner = _parse(content)
             if owner is not None and _alive(owner):
                 raise RunError(
                     f"{self.what} is in use by process {owner['pid']} on {owner['host']}. Wait for it or stop it; "
                     f"if it is surely gone, delete {self.file}"
                 )
-            self._remove_stale(owner)
+            self._remove_stale(content)
         else:
             raise RunError(f"{self.what}: {self.file} changes hands all the time; is the same command running twice?")
         self._thread = threading.Thread(target=self._beat, name="owned-lock", daemon=True)
@@ -74,25 +79,36 @@ class OwnedLock:
             self._file.unlink(missing_ok=True)
 
     def _create(self) -> bool:
+        """Whether the lock file is ours now. It appears whole: half of one would be taken for a broken one."""
         try:
-            with self._file.open("xb") as stream:  # fails if it exists, also on object stores
-                stream.write(self._text().encode())
+            if self._file.protocol in ("", "file"):
+                part = self._file.parent / f"{self._file.name}-{self.token}"
+                part.write_text(self._text())
+                try:
+                    os.link(part.path, self._file.path)
+                finally:
+                    part.unlink()
+            else:
+                with self._file.open("xb") as stream:  # an object store shows it once it is closed
+                    stream.write(self._text().encode())
         except FileExistsError:
             return False
         return True
 
-    def _remove_stale(self, owner: dict[str, Any] | None) -> None:
-        # of two that find the same stale lock only one may remove it: whoever creates this file
-        claim = self._file.parent / f"{self._file.name}-{owner['token'] if owner else 'broken'}"
+    def _remove_stale(self, content: str) -> None:
+        # of many that find the same stale lock only one may remove it: whoever creates this file
+        claim = self._file.parent / f"{self._file.name}-{sha256(content.encode()).hexdigest()[:16]}"
         try:
             claim.open("xb").close()
         except FileExistsError:
-            time.sleep(0.2)
-            if owner is None or _read(self._file) == owner:
-                claim.unlink(missing_ok=True)  # the claimer died as well
+            for _ in range(int(CLAIM_S / 0.1)):
+                time.sleep(0.1)
+                if _content(self._file) != content or not claim.exists():
+                    return
+            claim.unlink(missing_ok=True)  # the claimer died as well
             return
         try:
-            if _read(self._file) == owner:
+            if _content(self._file) == content:
                 self._file.unlink(missing_ok=True)
         finally:
             claim.unlink(missing_ok=True)
@@ -134,9 +150,21 @@ def check_owner(file: str, token: str) -> None:
 
 
 def _read(file: UPath) -> dict[str, Any] | None:
+    content = _content(file)
+    return None if content is None else _parse(content)
+
+
+def _content(file: UPath) -> str | None:
     try:
-        owner = json.loads(file.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        return file.read_text(errors="replace")
+    except FileNotFoundError:
+        return None
+
+
+def _parse(content: str) -> dict[str, Any] | None:
+    try:
+        owner = json.loads(content)
+    except json.JSONDecodeError:
         return None
     return owner if isinstance(owner, dict) and {"host", "pid", "token", "beat", "what"} <= owner.keys() else None
 

@@ -88,11 +88,32 @@ def test_of_many_that_come_at_once_over_a_dead_owner_one_wins(tmp_path):
     assert (len(won), len(lost)) == (1, 7)
 
 
+def test_the_lock_file_is_never_seen_half_written(tmp_path):
+    file, seen, ended = tmp_path / "owner.json", [], threading.Event()
+
+    def watch():
+        while not ended.is_set():
+            try:
+                seen.append(file.read_text())
+            except FileNotFoundError:
+                continue
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for _ in range(200):
+        with OwnedLock(str(file), "the run"):
+            pass
+    ended.set()
+    watcher.join()
+    assert all(json.loads(text)["what"] == "the run" for text in seen)
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
 def test_one_who_comes_late_to_a_dead_owners_lock_leaves_the_new_one_alone(tmp_path):
     file = str(tmp_path / "owner.json")
     dead = {"host": "elsewhere", "pid": 1, "started": 0, "token": "t", "what": "the run", "beat": 0}
     with OwnedLock(file, "the run") as lock:
-        OwnedLock(file, "the run")._remove_stale(dead)
+        OwnedLock(file, "the run")._remove_stale(json.dumps(dead))
         assert is_owner(file, lock.token)
 
 
