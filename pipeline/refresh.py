@@ -10,13 +10,12 @@ from upath import UPath
 
 from pipeline.checkpoint import load_weights, save_weights
 from pipeline.training.loader import PatchLoader
-from pipeline.training.tokens import CANDIDATE
 from preprocessing.selection.scores import open_features, scores_from_tokens
 
 if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.models.encoder import Encoder
-    from preprocessing.cache import PatchCache
+    from preprocessing.cache import CANDIDATE, PatchCache
 
 _BATCH = 64
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from scipy.ndimage import find_objects
 from upath import UPath
 
 from pipeline.segmentation.components import choose_least_size
@@ -13,6 +12,7 @@ from pipeline.segmentation.inference import Predictor, Segmented
 from pipeline.segmentation.regions import region_masks
 from pipeline.segmentation.segmenter_file import set_least_sizes
 from preprocessing.case import Case
+from preprocessing.geometry.interpolation import bounding_box
 
 CANDIDATES = {
     "share": (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02),  # of a 2D image
@@ -39,13 +39,9 @@ def choose_least_sizes(predictor: Predictor, cases: Iterable[Case], segmenter: U
         unit = found.unit
         truth = region_masks(found.label[None], predictor.card.classes, axis=0)
         for region, (mask, target) in enumerate(zip(predictor.masks(found), truth, strict=True)):
-            box = _box(mask | target)  # what is outside has no say, and whole volumes would fill the memory
+            # what is outside of both has no say, and whole volumes would fill the memory
+            box = bounding_box(mask | target) or (slice(0, 1),) * mask.ndim
             kept[region].append((mask[box].copy(), target[box].copy(), found.pixel))
     sizes = tuple(choose_least_size(region, CANDIDATES[unit]) for region in kept)
     set_least_sizes(segmenter, sizes, unit)
     return sizes
-
-
-def _box(mask: np.ndarray) -> tuple[slice, ...]:
-    found = find_objects(mask.astype(np.uint8))
-    return found[0] if found else (slice(0, 1),) * mask.ndim

@@ -25,7 +25,7 @@ class Views:
     Attributes:
         size, patch: canvas and patch in pixels.
         channels: of the image.
-        settings: ranges; with none set a batch is handed back as it is.
+        settings: ranges; with none set the views show the samples as they are.
         seed: the run's seed.
     """
 

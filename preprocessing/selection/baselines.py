@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from preprocessing.cache import PatchBatch, PatchCache
+from preprocessing.cache import CANDIDATE, PatchBatch, PatchCache
 from preprocessing.selection.feature_table import FeatureTable
 from preprocessing.selection.kmeans import lloyd, seed_centres, squared_distances
 from preprocessing.selection.rules import RULES, rule_features, rule_weights
@@ -67,7 +67,7 @@ def _blocks(cache: PatchCache) -> Iterator[PatchBatch]:
 def _pixel_clusters(batch: PatchBatch, channels: int, k: int, first: str, seed: int) -> np.ndarray:
     pixels = torch.tensor(batch.patches).float().unflatten(-1, (channels, -1)).movedim(2, -1)  # [B, N, P, C]
     points = pixels.flatten(1, 2)
-    real = (torch.tensor(batch.valid) >= 128).float()
+    real = (torch.tensor(batch.valid) >= CANDIDATE).float()
     weight = real[..., None].expand(pixels.shape[:3]).flatten(1).contiguous()
     generator = torch.Generator().manual_seed(seed)
     centres, _ = lloyd(points, seed_centres(points, weight, k, generator), weight, iterations=25)

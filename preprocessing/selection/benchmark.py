@@ -21,7 +21,6 @@ from preprocessing.selection.selection import (
     fit_selection,
     score_patches,
     smoothed_scores,
-    standardise_scores,
     training_patches,
 )
 
@@ -103,5 +102,4 @@ def _by_labels(
         settings,
         seed,
     )
-    scores, _ = score_patches(books, table, settings)
-    return standardise_scores(scores, table.candidate, table.case)
+    return score_patches(books, table, settings)[0]
