@@ -52,15 +52,6 @@ def extent_box(
     return low, high
 
 
-def check_overlap(volumes: Sequence[Volume], reference: int = 0) -> None:
-    """Every modality must show some of what the reference shows: their boxes along its axes must overlap.
-
-    Raises:
-        BadFile: of the first volume that does not.
-    """
-    extent_box(volumes, oriented(volumes[reference].grid), "reference", reference)
-
-
 def check_same_grid(image: Volume, label: Volume, tolerance_mm: float = 0.1) -> None:
     """An image and its mask must have the same voxels.
 

@@ -90,13 +90,6 @@ def place_label(label: np.ndarray, geometry: Geometry) -> np.ndarray:
     return canvas
 
 
-def valid_area(geometry: Geometry) -> np.ndarray:
-    """bool [*canvas], true on real pixels."""
-    canvas = np.zeros(geometry.canvas, bool)
-    canvas[geometry.real] = True
-    return canvas
-
-
 def restore(values: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Predicted values [..., *canvas], such as probabilities, at the source's own size: float32 [..., *source]."""
     return resample(values[geometry.real], geometry.source)

@@ -32,8 +32,8 @@ _NO_IMAGES = ("SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "RTRECORD", "REG", "SR", "P
 _DICOM_ENDINGS = (".dcm", ".ima")
 _UID = re.compile(r"[0-9.]{1,64}")
 _CODE = re.compile(r"[A-Z0-9_ ]{1,16}")
-# what pydicom raises on damaged or exotic files, found by feeding it such; NotImplementedError is its own, for encodings
-# that it cannot decode
+# what pydicom raises on damaged or exotic files, found by feeding it such; NotImplementedError is its own word for
+# encodings that it cannot decode
 PARSE_ERRORS = (
     *(ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, EOFError, OSError),
     *(NotImplementedError, BytesLengthException),

@@ -13,7 +13,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from preprocessing.case import BadFile
-from preprocessing.geometry.field_of_view import check_overlap, check_same_grid
+from preprocessing.geometry.field_of_view import check_same_grid
 from preprocessing.geometry.interpolation import linear, nearest, vote
 from preprocessing.geometry.resampling import label_onto, onto, restore_labels, restore_probability
 from preprocessing.geometry.volume import Volume, VoxelGrid
@@ -370,8 +370,8 @@ def test_fields_of_view_that_do_not_overlap_are_refused_with_numbers():
         with pytest.raises(BadFile, match=reason):
             plan_grid([ct, pet], None, extent)
     with pytest.raises(BadFile, match=reason):
-        check_overlap([ct, pet])
-    check_overlap([ct, ct])
+        plan_grid([ct, pet], None, "reference")
+    plan_grid([ct, ct], None, "reference")
     # each overlaps the reference, the two have nothing in common
     ends = [
         volume(ct.values, VoxelGrid((8, 9, 5), affine_of((1, 1, 3), flip=(-1, -1, 1), centre=(0, 0, z))))
