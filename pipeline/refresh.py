@@ -10,12 +10,13 @@ from upath import UPath
 
 from pipeline.checkpoint import load_weights, save_weights
 from pipeline.training.loader import PatchLoader
+from preprocessing.cache import CANDIDATE
 from preprocessing.selection.scores import open_features, scores_from_tokens
 
 if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.models.encoder import Encoder
-    from preprocessing.cache import CANDIDATE, PatchCache
+    from preprocessing.cache import PatchCache
 
 _BATCH = 64
 
