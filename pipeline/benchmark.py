@@ -7,43 +7,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
+import ray
 from rich.console import Console
-from rich.table import Table
 from upath import UPath
 
+from pipeline.benchmark_settings import ARMS
 from pipeline.configuration.overrides import with_fields
+from pipeline.report.comparison import METRICS, markdown, shown, summary
 from pipeline.runfolder import RunFolder
+from pipeline.training.group import groups_at_once
 from pipeline.training.history import read_history
-from preprocessing.settings import Settings
+from preprocessing.errors import RunError
 from preprocessing.storage import write_text
-
-RANDOM = {"mask.strength.family": "constant", "mask.strength.start": 0.0, "mask.strength.end": 0.0}
-FIXED = {
-    "mask.ratio.family": "constant",
-    "mask.ratio.start": 0.75,
-    "mask.ratio.end": 0.75,
-    "mask.feedback.signal": "none",
-}
-ARMS: dict[str, dict[str, Any]] = {
-    "mps_ams": {},
-    "mps_only": FIXED,
-    "ams_only": RANDOM,
-    "random_75": FIXED | RANDOM,
-    "scratch": {"pretrain.method": "scratch"},
-}
-METRICS = ("dsc", "ppv", "sen", "hd95")
-
-
-class BenchmarkSettings(Settings):
-    """Which runs the table is made of."""
-
-    seeds: tuple[int, ...] = Field(
-        (0, 1, 2), min_length=1, description="Seeds; each has its own split, initial weights and order."
-    )
-    arms: tuple[str, ...] = Field(
-        tuple(ARMS), min_length=1, description=f"What is compared: {', '.join(ARMS)}, in the order of the table."
-    )
 
 
 def cells(config: Any) -> Iterator[tuple[str, int, Any]]:
@@ -61,59 +36,73 @@ def cells(config: Any) -> Iterator[tuple[str, int, Any]]:
                 "run.seed": seed,
                 "cache.dir": cache,
                 "search.enabled": False,
+                # one core each, and several cells at once: a small model gains little from a second core
+                "resources.cpus_per_worker": config.resources.cpus_per_worker or 1,
             }
             yield arm, seed, with_fields(config, fields | ARMS[arm])
 
 
-def benchmark(config: Any, run_cell: Callable[[Any], None]) -> pd.DataFrame:
-    """Run every cell that is not finished, and write table.csv and table.md after each.
+def benchmark(config: Any, prepare: Callable[[Any], None], run_cell: Callable[[Any], None]) -> pd.DataFrame:
+    """Run every cell that is not finished, several at once, and write table.csv and table.md as they end.
 
     Args:
         config: with the arms and seeds.
-        run_cell: scans to test metrics for one configuration; returns at once for what is done.
+        prepare: makes what the cells of one seed share (cache, scores), so that they need not wait for each other.
+        run_cell: scans to test metrics for one configuration, on a worker; returns at once for what is done.
 
     Returns:
         one row a cell: arm, seed, metrics, samples seen, share of visible patches, seconds.
+
+    Raises:
+        RunError: a cell failed; the others were finished first.
     """
-    root = UPath(config.run.dir)
-    rows: list[dict[str, Any]] = []
-    for arm, seed, cell in cells(config):
-        print(f"benchmark: {arm}, seed {seed}", flush=True)
-        run_cell(cell)
-        rows.append({"arm": arm, "seed": seed, **_facts(RunFolder(cell.run.dir))})
-        table = pd.DataFrame(rows)
-        write_text(root / "table.csv", table.to_csv(index=False))
-        write_text(root / "table.md", markdown(table))
-    Console().print(_rich(summary(table)))
+    task = ray.remote(num_cpus=0, max_retries=0)(_run)  # its training asks for what it needs
+    every = list(cells(config))
+    running: dict[ray.ObjectRef, int] = {}
+    ended: set[int] = set()
+    failures: list[str] = []
+
+    def collect(most: int) -> None:
+        """Wait until no more than `most` cells run."""
+        while len(running) > most:
+            (ref,), _ = ray.wait(list(running))
+            number = running.pop(ref)
+            arm, seed, _cell = every[number]
+            try:
+                ray.get(ref)
+            except RunError as error:
+                failures.append(f"{arm}, seed {seed}: {getattr(error, 'cause', error)}")
+                continue
+            ended.add(number)
+            table = _write([every[n] for n in sorted(ended)], UPath(config.run.dir))
+            row = table[(table["arm"] == arm) & (table["seed"] == seed)].iloc[0]
+            print(f"benchmark: {len(ended)} of {len(every)}, {arm}, seed {seed}: DSC {row['dsc']:.3f}", flush=True)
+
+    seed_before = None
+    for number, (_arm, seed, cell) in enumerate(every):
+        if seed != seed_before:
+            prepare(cell)
+            seed_before = seed
+        collect(groups_at_once(cell.resources) - 1)
+        running[task.remote(run_cell, cell)] = number
+    collect(0)
+    if failures:
+        raise RunError("some cells of the table failed:\n" + "\n".join(failures))
+    table = _write(every, UPath(config.run.dir))
+    Console().print(shown(summary(table)))
     return table
 
 
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """One row an arm, in the order of the table: n, mean and standard deviation of the metrics, and what it cost.
-
-    `gain` is the mean over seeds of the difference in DSC to `scratch` with the same seed, where that was run.
-    """
-    base = table[table["arm"] == "scratch"].set_index("seed")["dsc"]
-    rows = []
-    for arm, part in table.groupby("arm", sort=False):
-        row: dict[str, Any] = {"arm": arm, "n": len(part)}
-        for metric in METRICS:
-            row[metric] = _spread(part[metric])
-        gain = (part.set_index("seed")["dsc"] - base).dropna()
-        row["gain"] = _spread(gain) if len(gain) and arm != "scratch" else ""
-        row["samples"] = int(part["samples_seen"].mean())
-        row["visible"] = f"{part['visible'].mean():.2f}" if part["visible"].notna().any() else ""
-        row["pretrain s"] = f"{part['pretrain_seconds'].mean():.0f}"
-        row["finetune s"] = f"{part['finetune_seconds'].mean():.0f}"
-        rows.append(row)
-    return pd.DataFrame(rows)
+def _run(run_cell: Callable[[Any], None], cell: Any) -> None:
+    run_cell(cell)
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """The summary as a Markdown table."""
-    lines = summary(table).astype(str)
-    head = "| " + " | ".join(lines.columns) + " |\n|" + "---|" * len(lines.columns) + "\n"
-    return head + "".join("| " + " | ".join(row) + " |\n" for row in lines.to_numpy())
+def _write(finished: list[tuple[str, int, Any]], root: UPath) -> pd.DataFrame:
+    rows = [{"arm": arm, "seed": seed, **_facts(RunFolder(cell.run.dir))} for arm, seed, cell in finished]
+    table = pd.DataFrame(rows)
+    write_text(root / "table.csv", table.to_csv(index=False))
+    write_text(root / "table.md", markdown(table))
+    return table
 
 
 def _facts(folder: RunFolder) -> dict[str, Any]:
@@ -127,17 +116,3 @@ def _facts(folder: RunFolder) -> dict[str, Any]:
         "visible": float(np.mean(shares)) if shares else None,
         **{f"{stage}_seconds": value for stage, value in seconds.items()},
     }
-
-
-def _spread(values: pd.Series) -> str:
-    values = values.dropna()
-    if values.empty:
-        return ""
-    return f"{values.mean():.3f} ± {values.std():.3f}" if len(values) > 1 else f"{values.mean():.3f}"
-
-
-def _rich(table: pd.DataFrame) -> Table:
-    shown = Table(*table.columns)
-    for row in table.astype(str).to_numpy():
-        shown.add_row(*row)
-    return shown

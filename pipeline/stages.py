@@ -329,7 +329,7 @@ def run(config: Config) -> None:
 def benchmark(config: Config) -> None:
     """Every cell of the comparison table, on one cluster."""
     with joined(config.run.address):
-        comparison.benchmark(config, run)
+        comparison.benchmark(config, preprocess, run)
 
 
 def _single(*stages: Callable[[Pipeline], None]) -> Callable[[Config], None]:

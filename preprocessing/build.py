@@ -74,48 +74,51 @@ def build_cache(
     needed = len(cases) * settings.sample_bytes(channels)
     content = {"dims": data.dims, "channels": channels, **settings.content()}
     tables = _tables(cases, rejected, data)
-    with writing_to(cache_dir, needed), OwnedLock(lock_file, f"the patch cache {cache_dir}") as lock:
+    with writing_to(cache_dir, needed):
+        root.mkdir(parents=True, exist_ok=True)
         digests = digest_files(cases, root / MEMO_FILE)
         fingerprint = fingerprint_of(cases, digests, content)
         inputs = inputs_table(cases, digests)
-        manifest = read_manifest(cache_dir)
-        if manifest is not None:
-            check_version(cache_dir, manifest)
-            if manifest["fingerprint"] == fingerprint and manifest["tables"] == tables:
-                log(f"patch cache: {cache_dir} is up to date ({manifest['samples']} samples)")
-                cache = PatchCache.open(cache_dir)
-                refuse_many([Rejection(*row) for row in cache.rejected.itertuples(index=False)], manifest, settings)
-                return cache
-            log(f"patch cache: made again, since {_why(root, manifest, fingerprint, content, inputs)}")
-            (root / MANIFEST).unlink()
-        shards = [
-            Shard(cache_dir, f"patches-{i:05d}.parquet", part, settings, data.dims, fingerprint, lock_file, lock.token)
-            for i, part in enumerate(plan(cases, settings, channels))
-        ]
-        _sweep(root, {shard.file for shard in shards})
-        reports = _run(shards, needed, progress)
-        left_out = [*rejected, *(rejection for report in reports for rejection in report.rejected)]
-        kept = _cases_table(cases, reports, data)
-        manifest = {
-            "schema_version": SCHEMA_VERSION,
-            "fingerprint": fingerprint,
-            "settings": content,
-            "tables": tables,
-            **{name: content[name] for name in ("dims", "channels", "size", "patch")},
-            "samples": sum(sum(report.row_groups) for report in reports),
-            "cases": kept.num_rows,
-            "rejected": len(left_out),
-            "shards": [
-                {"file": report.file, "rows": sum(report.row_groups), "row_groups": report.row_groups}
-                for report in reports
-            ],
-        }
-        write_table(root / REJECTED_FILE, pa.Table.from_pylist([asdict(r) for r in left_out], REJECTED))
-        refuse_many(left_out, manifest, settings)
-        write_table(root / CASES_FILE, kept)
-        write_table(root / INPUTS_FILE, inputs)
-        check_owner(lock_file, lock.token)
-        write_text(root / MANIFEST, json.dumps(manifest, indent=1))
+        # looked at without the lock: many runs may read one cache at the same time
+        if _stands(cache_dir, fingerprint, tables, settings, log):
+            return PatchCache.open(cache_dir)
+        with OwnedLock(lock_file, f"the patch cache {cache_dir}") as lock:
+            if _stands(cache_dir, fingerprint, tables, settings, log):
+                return PatchCache.open(cache_dir)  # made by another run in the meantime
+            manifest = read_manifest(cache_dir)
+            if manifest is not None:
+                log(f"patch cache: made again, since {_why(root, manifest, fingerprint, content, inputs)}")
+                (root / MANIFEST).unlink()
+            shards = [
+                Shard(
+                    cache_dir, f"patches-{i:05d}.parquet", part, settings, data.dims, fingerprint, lock_file, lock.token
+                )
+                for i, part in enumerate(plan(cases, settings, channels))
+            ]
+            _sweep(root, {shard.file for shard in shards})
+            reports = _run(shards, needed, progress)
+            left_out = [*rejected, *(rejection for report in reports for rejection in report.rejected)]
+            kept = _cases_table(cases, reports, data)
+            manifest = {
+                "schema_version": SCHEMA_VERSION,
+                "fingerprint": fingerprint,
+                "settings": content,
+                "tables": tables,
+                **{name: content[name] for name in ("dims", "channels", "size", "patch")},
+                "samples": sum(sum(report.row_groups) for report in reports),
+                "cases": kept.num_rows,
+                "rejected": len(left_out),
+                "shards": [
+                    {"file": report.file, "rows": sum(report.row_groups), "row_groups": report.row_groups}
+                    for report in reports
+                ],
+            }
+            write_table(root / REJECTED_FILE, pa.Table.from_pylist([asdict(r) for r in left_out], REJECTED))
+            refuse_many(left_out, manifest, settings)
+            write_table(root / CASES_FILE, kept)
+            write_table(root / INPUTS_FILE, inputs)
+            check_owner(lock_file, lock.token)
+            write_text(root / MANIFEST, json.dumps(manifest, indent=1))
     return PatchCache.open(cache_dir)
 
 
@@ -150,6 +153,20 @@ def check_shapes(cases: Sequence[Case], dims: int, settings: CacheSettings) -> i
     if mistakes:
         raise ConfigError(mistakes)
     return len(modalities)
+
+
+def _stands(cache_dir: str, fingerprint: str, tables: str, settings: CacheSettings, log: Callable[[str], None]) -> bool:
+    """Whether a whole cache of these inputs is there; too many rejected cases stop the run as when it was made."""
+    manifest = read_manifest(cache_dir)
+    if manifest is None:
+        return False
+    check_version(cache_dir, manifest)
+    if manifest["fingerprint"] != fingerprint or manifest["tables"] != tables:
+        return False
+    log(f"patch cache: {cache_dir} is up to date ({manifest['samples']} samples)")
+    rejected = PatchCache.open(cache_dir).rejected
+    refuse_many([Rejection(*row) for row in rejected.itertuples(index=False)], manifest, settings)
+    return True
 
 
 def refuse_many(rejected: Sequence[Rejection], manifest: dict[str, Any], settings: CacheSettings) -> None:

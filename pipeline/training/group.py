@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -87,6 +88,14 @@ def per_worker(resources: ResourceSettings) -> tuple[int, bool]:
     gpu = resources.gpu == "yes" or (resources.gpu == "auto" and cluster.get("GPU", 0) >= 1)
     cpus = resources.cpus_per_worker or max(1, int(cluster.get("CPU", 1)) // resources.workers)
     return cpus, gpu
+
+
+def groups_at_once(resources: ResourceSettings) -> int:
+    """How many groups with these resources the cluster can train side by side, at least 1."""
+    cpus, gpu = per_worker(resources)
+    cluster = ray.cluster_resources()
+    workers = min(cluster.get("CPU", 1) // cpus, cluster.get("GPU", 0) if gpu else math.inf)
+    return max(1, int(workers) // resources.workers)
 
 
 def device_for_inference() -> torch.device:

@@ -200,10 +200,14 @@ def test_another_version_is_refused_with_the_way_out(copies):
             attempt()
 
 
-def test_a_second_writer_is_kept_out(copies):
+def test_a_second_writer_is_kept_out_and_readers_are_not(copies):
     root, where = copies
-    with OwnedLock(str(where / "owner.json"), "the cache"), pytest.raises(RunError, match="in use"):
-        build(root, where)
+    build(root, where)  # the tables of another root
+    with OwnedLock(str(where / "owner.json"), "the cache"):
+        assert "up to date" in build(root, where)[1][-1]
+        (root / "benign" / "benign (1).png").write_bytes((root / "benign" / "benign (2).png").read_bytes())
+        with pytest.raises(RunError, match="in use"):
+            build(root, where)
 
 
 def spoil(root):
