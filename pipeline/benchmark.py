@@ -15,8 +15,8 @@ from pipeline.benchmark_settings import ARMS
 from pipeline.configuration.overrides import with_fields
 from pipeline.report.comparison import METRICS, markdown, shown, summary
 from pipeline.runfolder import RunFolder
-from pipeline.training.group import groups_at_once
 from pipeline.training.history import read_history
+from pipeline.training.offers import groups_at_once
 from preprocessing.errors import RunError
 from preprocessing.storage import write_text
 

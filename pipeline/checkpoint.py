@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from upath import UPath
 
 from preprocessing.errors import RunError
+from preprocessing.object_store import fresh, reaching
+from preprocessing.storage import make_folder, replacing, write_text
 
 SCHEMA = 1
 _WEIGHTS, _META = "model.safetensors", "meta.json"
@@ -31,10 +33,11 @@ def save_weights(folder: UPath | str, tensors: dict[str, Tensor], meta: dict[str
         meta: JSON-serialisable; must say its "kind" ("encoder", "segmenter" or "pretrain").
     """
     folder = UPath(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    (folder / _WEIGHTS).write_bytes(safetensors.torch.save(plain))
-    (folder / _META).write_text(json.dumps({"schema": SCHEMA, "torch": torch.__version__, **meta}, indent=1))
+    with replacing(folder / _WEIGHTS) as temporary:
+        temporary.write_bytes(safetensors.torch.save(plain))
+    write_text(folder / _META, json.dumps({"schema": SCHEMA, "torch": torch.__version__, **meta}, indent=1))
 
 
 def load_weights(folder: UPath | str, kind: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -43,10 +46,11 @@ def load_weights(folder: UPath | str, kind: str | None = None) -> tuple[dict[str
     Raises:
         RunError: there is none, it is of another kind or version, or its weights cannot be read.
     """
-    folder = UPath(folder)
+    folder = fresh(UPath(folder))
     try:
-        meta = json.loads((folder / _META).read_text())
-        tensors = safetensors.torch.load((folder / _WEIGHTS).read_bytes())
+        with reaching(str(folder)):
+            meta = json.loads((folder / _META).read_text())
+            tensors = safetensors.torch.load((folder / _WEIGHTS).read_bytes())
     except FileNotFoundError:
         raise RunError(f"no checkpoint at {folder}: it needs {_WEIGHTS} and {_META}") from None
     except (json.JSONDecodeError, SafetensorError) as error:

@@ -12,6 +12,7 @@ from pydantic import Field
 from upath import UPath
 
 from pipeline.report.panels import segmentation_panel
+from pipeline.segmentation.components import least_voxels
 from pipeline.segmentation.display import planes
 from pipeline.segmentation.inference import InferenceSettings, Predictor, Resolution, Segmented
 from pipeline.segmentation.metrics import METRICS, CaseMetrics, case_metrics, summarise
@@ -28,6 +29,12 @@ class EvaluateSettings(InferenceSettings):
 
     resolution: Resolution = Field(
         "source", description="Compare at the image's own size (source), or on the model's canvas (canvas)."
+    )
+    least_lesion: float = Field(
+        0.0,
+        ge=0,
+        description="An annotated component below this is no lesion for the lesion-wise sensitivity: ml of a volume, "
+        "share of a 2D image; 0: each is one.",
     )
     pictures: int = Field(3, ge=0, description="Cases drawn of each kind: best, median and worst DSC.")
 
@@ -61,7 +68,7 @@ def evaluate(
     Args:
         predictor: the segmenter.
         cases: unlabelled ones are passed over.
-        settings: resolution and pictures.
+        settings: resolution, least lesion and pictures.
         folder: receives cases.csv, rejected.csv and pictures/; None writes nothing.
         progress: called with the number of cases done.
 
@@ -76,7 +83,7 @@ def evaluate(
         if isinstance(found, Rejection):
             rejected.append(found)
         else:
-            rows += _compare(found, predictor)
+            rows += _compare(found, predictor, settings.least_lesion)
         if progress is not None:
             progress(done)
     if not rows:
@@ -93,12 +100,13 @@ def evaluate(
     return Evaluation(table, rejected, summary)
 
 
-def _compare(found: Segmented, predictor: Predictor) -> list[dict[str, Any]]:
+def _compare(found: Segmented, predictor: Predictor, least_lesion: float) -> list[dict[str, Any]]:
     assert found.label is not None
     truth = region_masks(found.label[None], predictor.card.classes, axis=0)
     predicted, spacing = predictor.masks(found), None if found.grid is None else found.grid.spacing
+    least, case = least_voxels(least_lesion, found.pixel), {"case": found.case.id, "stratum": found.case.stratum}
     return [
-        {"case": found.case.id, "stratum": found.case.stratum, "region": region, **asdict(case_metrics(p, t, spacing))}
+        {**case, "region": region, **asdict(case_metrics(p, t, spacing, least))}
         for region, p, t in zip(predictor.card.classes, predicted, truth, strict=True)
     ]
 

@@ -8,7 +8,6 @@ of workers and of any restart, up to the order of sums.
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from pipeline.segmentation.segmenter_file import SegmenterCard, save_segmenter
 from pipeline.segmentation.threshold import DEFAULT, Choice, choose_thresholds
 from pipeline.segmentation.validation import Validation
 from pipeline.training.augment import augment
+from pipeline.training.clock import EpochClock
 from pipeline.training.group import train_group
 from pipeline.training.history import History
 from pipeline.training.learner import Learner
@@ -95,6 +95,8 @@ class Finetuning:
         self.position, self.worse = 0, 0
         self.choice = self.peak = Choice((DEFAULT,) * len(self.settings.classes))
         self.best: dict[str, Tensor] = {}
+        self.partial: dict[str, Any] | None = None  # of the round in progress, in a checkpoint within it
+        self.clock = EpochClock(self.loader)
         self._build()
         self.validation = self._validation(splits.labelled("val"))
         self.watch = LossWatch("fine-tuning", "finetune", session, self.loader, self.cache, batch)
@@ -108,27 +110,43 @@ class Finetuning:
         self._resume()
         history = History(UPath(self.task.folder) if self.session.rank == 0 else None, self.position)
         record: dict[str, Any] = {}
-        losses: list[Tensor] = []
         round_samples = self.settings.validate_every * self.loader.epoch_samples
-        start, began, self.loader.waited = self.position, time.perf_counter(), 0.0
+        self._begin_round()
         stop = self.position if self._exhausted else self.total
         for batch in self.loader.batches(self.position, stop):
             first, self.position = self.position, self.position + self.settings.batch
-            losses.append(self._step(batch, first))
+            self.losses.append(self._step(batch, first))
             if self.position // round_samples == first // round_samples and self.position < self.total:
+                if self.session.checkpoint_due():
+                    self._save_within()
                 continue
             self.watch.check()
-            record = self._end_round(torch.stack(losses), time.perf_counter() - began, self.position - start)
+            record = self._end_round()
             history.append(record)
             self.session.report(record, self._write)
-            losses.clear()
             if self._exhausted:
                 break
-            start, began, self.loader.waited = self.position, time.perf_counter(), 0.0
+            self._begin_round()
         history.close()
         if self.session.rank == 0:
             self._export()
         return record
+
+    def _begin_round(self) -> None:
+        """Begin a round, or go on in one that a restart cut in two."""
+        losses, spent = (self.partial["losses"], self.partial["spent"]) if self.partial else ([], None)
+        mine = torch.tensor(losses, device=self.session.device) * (self.session.rank == 0)  # the sum over all workers
+        self.losses, self.partial = list(mine), None
+        self.clock.start(self.position, spent)
+
+    def _save_within(self) -> None:
+        """A checkpoint within a round, with what was summed up so far."""
+        self.watch.check()
+        losses = sum_over_workers(self.session, torch.stack(self.losses)).tolist()
+        self.partial = {"losses": losses, "spent": self.clock.spent(self.position)}
+        epoch = self.position // self.loader.epoch_samples
+        self.session.report({"epoch": epoch, "samples_seen": self.position}, self._write)
+        self.partial = None
 
     @property
     def _exhausted(self) -> bool:
@@ -205,8 +223,8 @@ class Finetuning:
         self.learner.set_rate(rate, frozen=progress < self.frozen)
         rows = torch.arange(len(batch.sample), device=batch.position.device)
         total = torch.zeros((), device=self.session.device)
-        # as many parts on every worker: the smallest share of a batch has this many samples
-        for part in rows.tensor_split(min(settings.accumulate, settings.batch // self.session.workers)):
+        parts = self.config.resources.parts(settings.accumulate, settings.batch, self.session.workers)
+        for part in rows.tensor_split(parts):
             loss = self._loss(rows_of(batch, part)).sum() / settings.batch
             self.learner.backward(loss)
             total += loss.detach()
@@ -216,12 +234,13 @@ class Finetuning:
 
     def _loss(self, batch: Batch) -> Tensor:
         image, label, real = self.canvas.pixels(batch)
-        image, label, real = augment(image, label, real, batch.position, self.seed, self.settings.augment)
+        ranges, spacing = self.settings.augment, self.config.cache.pixel_spacing
+        image, label, real = augment(image, label, real, batch.position, self.seed, ranges, spacing)
         with self.learner.autocast():
             logits = self.learner.trained(image, real)
         return segmentation_loss(logits, region_masks(label, self.settings.classes), real, self.settings.dice_weight)
 
-    def _end_round(self, losses: Tensor, seconds: float, samples: int) -> dict[str, Any]:
+    def _end_round(self) -> dict[str, Any]:
         choice = choose_thresholds(self.validation.dsc(self.learner.smoothed)) if self.validation.cases else self.choice
         # of a few cases the highest DSC is mostly luck: the latest weights are kept unless it is surely higher (95 %)
         better = choice.dsc is None or self.peak.dsc is None or choice.dsc > self.peak.dsc
@@ -232,11 +251,9 @@ class Finetuning:
         record = {
             "epoch": self.position // self.loader.epoch_samples,
             "samples_seen": self.position,
-            "loss": float(sum_over_workers(self.session, losses).mean()),
+            "loss": float(sum_over_workers(self.session, torch.stack(self.losses)).mean()),
             "lr": self.learner.rate,
-            "seconds": seconds,
-            "samples_per_second": samples / seconds,
-            "data_wait_fraction": self.loader.waited / seconds,
+            **self.clock.record(self.position),
         }
         return record if choice.dsc is None else record | {"val_dsc": choice.dsc, "thresholds": choice.thresholds}
 
@@ -266,6 +283,7 @@ class Finetuning:
             "kind": "finetune",
             "position": self.position,
             "worse": self.worse,
+            "partial": self.partial,
             "choice": asdict(self.choice),
             "peak": asdict(self.peak),
             "scaler": self.learner.scaler_state(),
@@ -280,7 +298,7 @@ class Finetuning:
         tensors, meta = load_weights(UPath(folder), "finetune")
         self.learner.restore(tensors, meta["scaler"])
         self.best = with_prefix(tensors, _BEST)
-        self.position, self.worse = meta["position"], meta["worse"]
+        self.position, self.worse, self.partial = meta["position"], meta["worse"], meta["partial"]
         self.choice, self.peak = (Choice(*map(tuple, meta[name].values())) for name in ("choice", "peak"))
 
     def _export(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,9 +18,12 @@ from pipeline.segmentation.mask_files import write_nifti, write_png
 from preprocessing.case import Case, Rejection
 from preprocessing.errors import ConfigError
 from preprocessing.layouts import LAYOUTS, DataSettings
+from preprocessing.object_store import fresh, reaching
 from preprocessing.readers.images import READERS
 from preprocessing.readers.volumes import READERS as VOLUME_READERS
+from preprocessing.storage import make_folder, write_text
 
+T = TypeVar("T")
 _DICOM = (".dcm", ".ima")
 _TINT = np.array([255.0, 96.0, 0.0])  # colour-blind safe on grey
 COLUMNS = ["case", "file", "region", "lesion_pixels", "lesion_share", "lesion_ml", "max_probability"]
@@ -34,64 +37,75 @@ class PredictSettings(InferenceSettings):
         description="One file, a folder or URI of them (searched to the bottom), a folder in data.layout where scans "
         "have several modalities, or a table as of the manifest layout (.csv, .parquet; paths relative to its folder).",
     )
-    output: str = Field("", description="Folder or URI for the results; empty means <run.dir>/predictions.")
+    output: str = Field(
+        "", description="Folder or URI for the results, not that of the input; empty means <run.dir>/predictions."
+    )
     probabilities: bool = Field(
         False, description="Also write each probability: 16-bit PNG, 65535 = 1; float32 NIfTI for volumes."
     )
     overlays: bool = Field(True, description="Also write each image with its mask tinted.")
 
 
-def find_scans(source: str, data: DataSettings, modalities: int) -> list[Case]:
+def output_folder(settings: PredictSettings, run: UPath | str) -> UPath:
+    """Where the results go, `run` being the run's folder."""
+    return UPath(settings.output) if settings.output else UPath(run) / "predictions"
+
+
+def find_scans(source: str, data: DataSettings, modalities: int, output: UPath | None = None) -> list[Case]:
     """The scans to segment, labels or not.
 
     Args:
         source: `predict.input`.
         data: its layout and modalities are used where a scan has several.
         modalities: what the segmenter takes.
+        output: folder of the results; what a former run left there is no scan, unless a table names it.
 
     Raises:
-        ConfigError: the input is not set, does not exist, or holds nothing of a known format.
+        ConfigError: the input is not set, does not exist, is the output, or holds nothing of a known format.
     """
     if not source:
         raise ConfigError("predict.input is not set: give a folder of scans or one file, predict.input=FOLDER")
     path = UPath(source)
-    if path.suffix.lower() in (".csv", ".parquet"):
-        return _laid_out(data.model_copy(update={"layout": "manifest", "manifest": path.name}), path.parent)
-    if modalities > 1 and path.is_dir():
-        return _laid_out(data, path)
-    return find_files(source)
+    with reaching(source):
+        if path.suffix.lower() in (".csv", ".parquet"):
+            return _laid_out(data.model_copy(update={"layout": "manifest", "manifest": path.name}), path.parent)
+        if modalities > 1 and path.is_dir():
+            return _laid_out(data, path, output)
+        return find_files(source, output)
 
 
-def _laid_out(data: DataSettings, root: UPath) -> list[Case]:
+def _laid_out(data: DataSettings, root: UPath, output: UPath | None = None) -> list[Case]:
     if not root.is_dir():
         raise ConfigError(f"predict.input: there is no folder {root}")
     if data.layout not in LAYOUTS:
         raise ConfigError(f"data.layout: there is no layout {data.layout!r}, there are {', '.join(LAYOUTS)}")
     cases, rejected = LAYOUTS[data.layout](data.model_copy(update={"root": str(root)}))
-    for rejection in rejected:
+    results = _results(root, output)
+    cases = _without(cases, lambda case: next(iter(case.images.values())), results)
+    for rejection in _without(rejected, lambda rejection: rejection.file, results):
         print(f"predict: {rejection.case} set aside: {rejection.file}: {rejection.reason}", flush=True)
     if not cases:
         raise ConfigError(f"predict.input: no scan in the layout {data.layout!r} under {root}")
     return [replace(case, labels=()) for case in cases]  # a mask has no say in a prediction
 
 
-def find_files(source: str) -> list[Case]:
+def find_files(source: str, output: UPath | None = None) -> list[Case]:
     """Every image or volume under a folder (masks of BUSI's naming aside), or the one file or DICOM folder given.
 
-    The case is the path without its ending.
+    The case is the path without its ending. What lies under `output` is no scan.
 
     Raises:
-        ConfigError: the input does not exist, or holds nothing of a known format.
+        ConfigError: as in `find_scans`.
     """
     root = UPath(source)
     if root.is_file() or ("#" in root.name and not root.is_dir()):
         return [_case(_stem(root.name), root)]
     if not root.is_dir():
         raise ConfigError(f"predict.input: there is no folder or file {source}")
-    everything = list(root.rglob("*"))
+    everything = list(fresh(root).rglob("*"))
     series = {file.parent for file in everything if file.suffix.lower() in _DICOM}
     files = [f for f in everything if _ending(f.name) and "_mask" not in f.stem and f.parent not in series]
-    files = sorted([*files, *series], key=str)
+    files = _without(sorted([*files, *series], key=str), str, _results(root, output))
     if not files:
         known = ", ".join([*READERS, *VOLUME_READERS])
         raise ConfigError(f"predict.input: no image under {source}; known endings are {known}")
@@ -102,6 +116,39 @@ def find_files(source: str) -> list[Case]:
     return [
         _case(name if stem in twice else stem, file) for stem, name, file in zip(stems, relative, files, strict=True)
     ]
+
+
+def _results(root: UPath, output: UPath | None) -> UPath | None:
+    """The output as it is met in a search below the root; None where it lies elsewhere.
+
+    Raises:
+        ConfigError: it is the root.
+    """
+    if output is None:
+        return None
+    own, searched = _place(output), _place(root)
+    if own == searched:
+        raise ConfigError(
+            f"predict.output = {output}: is the folder of predict.input, so that a second run would take the masks "
+            f"for scans; give another one, such as predict.output={root / 'predictions'}"
+        )
+    return root / own.removeprefix(searched) if own.startswith(searched) else None
+
+
+def _place(folder: UPath) -> str:
+    """Path of a folder, / at its end, the same however it is spelt."""
+    local = folder.protocol in ("", "file")
+    return str(UPath(folder.path).resolve() if local else folder).rstrip("/") + "/"
+
+
+def _without(items: Sequence[T], file_of: Callable[[T], str], results: UPath | None) -> list[T]:
+    """The items whose file does not lie in the folder of the results; says how many do."""
+    if results is None:
+        return list(items)
+    kept = [item for item in items if not UPath(file_of(item)).is_relative_to(results)]
+    if len(kept) < len(items):
+        print(f"predict: {len(items) - len(kept)} files left out, for they lie in the output {results}", flush=True)
+    return kept
 
 
 def _ending(name: str) -> str:
@@ -145,7 +192,7 @@ def predict(
     rows: list[dict[str, Any]] = []
     rejected: list[Rejection] = []
     regions = list(predictor.card.classes)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for done, found in enumerate(predictor.segment(cases), start=1):
         if isinstance(found, Rejection):
             rejected.append(found)
@@ -157,8 +204,8 @@ def predict(
             progress(done)
     table = pd.DataFrame(rows, columns=COLUMNS)
     reasons = pd.DataFrame([asdict(r) for r in rejected], columns=["case", "file", "reason"])
-    (folder / "predictions.csv").write_text(table.to_csv(index=False))
-    (folder / "rejected.csv").write_text(reasons.to_csv(index=False))
+    write_text(folder / "predictions.csv", table.to_csv(index=False))
+    write_text(folder / "rejected.csv", reasons.to_csv(index=False))
     return table, rejected
 
 

@@ -7,7 +7,6 @@ seen, so the same training comes out of any number of workers and of any restart
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from pipeline.probe import Probe
 from pipeline.refresh import refresh_scores, refreshed_scores
 from pipeline.report.reconstructions import draw_reconstructions
 from pipeline.schedule import round_to_level, value_at
+from pipeline.training.clock import EpochClock, Spent
 from pipeline.training.history import History
 from pipeline.training.learner import Learner
 from pipeline.training.loader import Batch, PatchLoader, rows_of
@@ -86,9 +86,10 @@ class Pretraining:
         self.total = -(-self.settings.epochs * epoch // batch) * batch
         self.position, self.best, self.worse, self.stopped = 0, -1.0, 0, False
         self.trail: list[tuple[float, float, float]] = []  # (progress, ratio, strength) as they were, an epoch each
+        self.partial: dict[str, Any] | None = None  # of the epoch in progress, in a checkpoint within it
         self.feedback = FeedbackRatio(config.mask.feedback, config.mask.ratio.start, config.mask.ratio.end)
         self._build()
-        self.meter, self.noise = EpochMeter(session.device), NoiseScale()
+        self.meter, self.noise, self.clock = EpochMeter(session.device), NoiseScale(), EpochClock(self.loader)
         self.probe = self._probe(splits)
         self.watch = LossWatch("pretraining", "pretrain", session, self.loader, self.cache, batch)
 
@@ -136,15 +137,17 @@ class Pretraining:
 
     def _train_until(self, end: int, history: History) -> dict[str, Any]:
         record: dict[str, Any] = {}
-        start, began, self.loader.waited = self.position, time.perf_counter(), 0.0
+        self.clock.start(self.position, self._take_partial())
         for batch in self.loader.batches(self.position, end):
             first, self.position = self.position, self.position + self.settings.batch
             self._step(batch, first)
             epoch = self.position // self.loader.epoch_samples
             if epoch == first // self.loader.epoch_samples and self.position < end:
+                if self.session.checkpoint_due():
+                    self._save_within(epoch)
                 continue
             self.watch.check()
-            record = self._end_epoch(epoch, first, time.perf_counter() - began, self.position - start)
+            record = self._end_epoch(epoch, first)
             history.append(record)
             self.stopped = self._should_stop(record)
             last = self.stopped or self.position >= end
@@ -152,8 +155,29 @@ class Pretraining:
             self.session.report({**record, "trail": self.trail}, write)
             if self.stopped:
                 break
-            start, began, self.loader.waited = self.position, time.perf_counter(), 0.0
+            self.clock.start(self.position)
         return record
+
+    def _save_within(self, epoch: int) -> None:
+        """A checkpoint within an epoch, with what was summed up so far."""
+        self.watch.check()
+        self.partial = {
+            "spent": self.clock.spent(self.position),
+            "sums": self.meter.totals(self.session),
+            "noise": self.noise.state(),
+        }
+        self.session.report({"epoch": epoch, "samples_seen": self.position, "trail": self.trail}, self._write)
+        self.partial = None
+
+    def _take_partial(self) -> Spent | None:
+        """Go on with the sums of the epoch that a restart cut in two."""
+        if self.partial is None:
+            return None
+        if self.session.rank == 0:  # they are of all workers together
+            self.meter.restore(self.partial["sums"])
+        self.noise.restore(self.partial["noise"])
+        spent, self.partial = self.partial["spent"], None
+        return spent
 
     def ratio(self, progress: float) -> float:
         """The masking ratio at a progress in [0, 1], rounded to the few values that it may take."""
@@ -187,8 +211,8 @@ class Pretraining:
             torch.manual_seed(self.seed)
             model: Method = METHODS[self.settings.method](config, self.shape)
         self.learner = Learner(self.session, model, self.settings, config.resources, betas=(0.9, 0.95))
-        shape, augment = self.shape, self.settings.augment
-        self.views = Views(shape.size, shape.patch, shape.channels, augment, self.seed)
+        shape, augment, spacing = self.shape, self.settings.augment, config.cache.pixel_spacing
+        self.views = Views(shape.size, shape.patch, shape.channels, augment, self.seed, spacing)
 
     def _probe(self, splits: Splits) -> Probe | None:
         if self.session.rank or not self.settings.probe_every:
@@ -230,10 +254,11 @@ class Pretraining:
         self.watch.add(first, torch.stack(losses).sum())
 
     def _parts(self, batch: Batch) -> list[Batch]:
-        if self.settings.accumulate == 1:
+        parts = self.config.resources.parts(self.settings.accumulate, self.settings.batch, self.session.workers)
+        if parts == 1:
             return [batch]
         rows = torch.arange(len(batch.sample), device=batch.position.device)
-        return [rows_of(batch, part) for part in rows.tensor_split(self.settings.accumulate)]
+        return [rows_of(batch, part) for part in rows.tensor_split(parts)]
 
     def _halves(self, batch: Batch, first: int) -> list[Batch]:
         lower = batch.position < first + self.settings.batch // 2
@@ -244,7 +269,7 @@ class Pretraining:
             return self.learner.trained.no_sync()
         return nullcontext()
 
-    def _end_epoch(self, epoch: int, first: int, seconds: float, samples: int) -> dict[str, Any]:
+    def _end_epoch(self, epoch: int, first: int) -> dict[str, Any]:
         progress = first / self.total
         record: dict[str, Any] = {
             "epoch": epoch,
@@ -254,9 +279,7 @@ class Pretraining:
             "lr": self.learner.rate,
             **self.meter.take(self.session),
             "noise_scale": self.noise.take(),
-            "seconds": seconds,
-            "samples_per_second": samples / seconds,
-            "data_wait_fraction": self.loader.waited / seconds,
+            **self.clock.record(self.position),
         }
         self.trail.append((progress, record["ratio"], record["strength"]))
         self.feedback.observe(record["loss"], record["noise_scale"])
@@ -298,6 +321,7 @@ class Pretraining:
             "best": self.best,
             "worse": self.worse,
             "trail": self.trail,
+            "partial": self.partial,
             "scaler": self.learner.scaler_state(),
         }
         save_weights(UPath(folder), self.learner.tensors(), meta)
@@ -310,6 +334,7 @@ class Pretraining:
         self.learner.restore(tensors, meta["scaler"])
         self.position, self.best, self.worse = meta["position"], meta["best"], meta["worse"]
         self.trail = [(p, r, s) for p, r, s in meta["trail"]]
+        self.partial = meta["partial"]
         self.feedback.load_state_dict(meta["feedback"])
 
     def _export(self) -> None:

@@ -16,9 +16,11 @@ from typing import Any
 from pydantic import Field
 from upath import UPath
 
+from preprocessing.errors import ConfigError
 from preprocessing.lock import OwnedLock
+from preprocessing.object_store import credentials_in, credentials_mistake, fresh, reaching
 from preprocessing.settings import Settings
-from preprocessing.storage import write_text
+from preprocessing.storage import make_folder, remove_folder, write_text
 
 
 class RunSettings(Settings):
@@ -40,11 +42,17 @@ class Stage:
 
 
 class RunFolder:
-    """Access to one run's files; every write to a JSON file is whole or not at all."""
+    """Access to one run's files; every write to a JSON file is whole or not at all.
+
+    Raises:
+        ConfigError: the URI holds credentials.
+    """
 
     def __init__(self, root: str, say: Callable[[str], None] = print) -> None:
         # absolute, since workers have working directories of their own
-        self.root = UPath(root) if "://" in root else UPath(Path(root).absolute())
+        if credentials_in(root):
+            raise ConfigError(credentials_mistake("run.dir"))
+        self.root = fresh(UPath(root)) if "://" in root else UPath(Path(root).absolute())
         self._say = say
 
     @property
@@ -62,7 +70,7 @@ class RunFolder:
         Raises:
             RunError: the run is in use.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_folder(self.root)
         with OwnedLock(self.lock_file, f"the run {self.root}") as lock:
             yield lock.token
 
@@ -80,11 +88,11 @@ class RunFolder:
         changes = [] if before is None else differences(before["inputs"], inputs)
         if changes:
             self._say(f"{name}: done again, since {'; '.join(changes[:3])}{' ...' if len(changes) > 3 else ''}")
-            folder.fs.rm(folder.path, recursive=True)
+            remove_folder(folder, mark.name)
             before = None
         done = before is not None and before["done"]
         spent = 0.0 if before is None else before["seconds"]
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         if done:
             self._say(f"{name}: already done ({spent:.0f} s), nothing to do")
             yield Stage(folder, done=True)
@@ -137,7 +145,8 @@ def differences(before: Any, after: Any, path: str = "") -> list[str]:
 def read_json(path: UPath) -> Any:
     """The file's content, None if there is no such file."""
     try:
-        return json.loads(path.read_text())
+        with reaching(str(path)):
+            return json.loads(fresh(path).read_text())
     except FileNotFoundError:
         return None
 

@@ -37,11 +37,14 @@ from pipeline.segmentation.inference import Predictor
 from pipeline.training.cluster import joined
 from pipeline.training.group import device_for_inference, train_group
 from pipeline.training.history import read_history
+from pipeline.training.offers import offers, share
 from pipeline.training.progress import StageProgress
+from pipeline.training.sharing import check_shared
 from pipeline.training.watch import watching, watching_trials
 from preprocessing.build import build_cache
 from preprocessing.cache import PatchCache
 from preprocessing.errors import RunError
+from preprocessing.fingerprint import digest_files, fingerprint_of
 from preprocessing.layouts import load_cases
 from preprocessing.selection.benchmark import selection_table
 from preprocessing.selection.scores import ScoreTable, open_features, score_cache
@@ -200,8 +203,11 @@ class Pipeline:
             self._needs_labels()
             test = set(self.splits.cases("test"))
             cases = [case for case in cases if case.id in test]
+        cases = [case for case in cases if case.labels]
+        digests = digest_files(cases, self.folder.root / "evaluated_files.json")  # beside the stage, to outlive it
         inputs = {
             "cases": [case.id for case in cases],
+            "images_and_labels": fingerprint_of(cases, digests, {}),
             "root": config.data.root,
             "checkpoint": _digest((UPath(checkpoint) / "meta.json"), (UPath(checkpoint) / "model.safetensors")),
             **_sections(config, "evaluate"),
@@ -222,9 +228,9 @@ class Pipeline:
         """Masks for the images of `predict.input`."""
         config = self.config
         checkpoint = config.checkpoint or str(self.folder.root / "finetune" / "segmenter")
-        output = UPath(config.predict.output or str(self.folder.root / "predictions"))
+        output = prediction.output_folder(config.predict, self.folder.root)
         predictor = self._predictor(checkpoint, config.predict)
-        cases = prediction.find_scans(config.predict.input, config.data, predictor.card.channels)
+        cases = prediction.find_scans(config.predict.input, config.data, predictor.card.channels, output)
         with StageProgress("predict", len(cases), "scans") as progress:
             table, rejected = prediction.predict(predictor, cases, config.predict, output, progress.update)
         print(f"predict: {len(table)} masks in {output}, {len(rejected)} scans set aside (rejected.csv)")
@@ -299,6 +305,8 @@ def opened(config: Config) -> Iterator[Pipeline]:
     """The run's folder, locked, its resolved configuration written, and a Ray cluster joined or started."""
     folder = RunFolder(config.run.dir)
     with folder.locked() as token, joined(config.run.address):
+        share(config.resources, offers())  # what will never fit is told before any work
+        check_shared({"run.dir": str(folder.root), "cache.dir": config.cache.dir or str(folder.root / "cache")})
         write_text(folder.root / CONFIG_FILE, dump(config))
         yield Pipeline(config, folder, token)
 

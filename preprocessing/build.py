@@ -71,7 +71,9 @@ def build_cache(
     channels = check_shapes(cases, data.dims, settings)
     cache_dir = absolute(cache_dir)
     root, lock_file = UPath(cache_dir), str(UPath(cache_dir) / LOCK_FILE)
-    needed = len(cases) * settings.sample_bytes(channels)
+    volumes = is_volume_file(next(iter(cases[0].images.values())))
+    each = max(1, settings.most_samples) if volumes else 1  # without a cap nobody knows before they are read
+    needed = len(cases) * each * settings.sample_bytes(channels)
     content = {"dims": data.dims, "channels": channels, **settings.content()}
     tables = _tables(cases, rejected, data)
     with writing_to(cache_dir, needed):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,7 @@ from upath import UPath
 
 from preprocessing.errors import RunError
 from preprocessing.geometry.patchify import grid_of
+from preprocessing.object_store import fresh, is_local, open_parts, reaching
 from preprocessing.schema import SCHEMA_VERSION
 
 MANIFEST, CASES_FILE, REJECTED_FILE, INPUTS_FILE = (
@@ -120,12 +122,10 @@ class PatchCache:
     @cached_property
     def samples(self) -> pd.DataFrame:
         """One row a sample: sample (number in its case), case, lesion (pixels), block, row (in the block), labelled."""
-        parts = [
-            read_table(UPath(self.root) / shard["file"], ["sample", "case", "lesion"]).to_pandas()
-            for shard in self.manifest["shards"]
-            if shard["rows"]
-        ]
-        table = pd.concat(parts, ignore_index=True)
+        files = [UPath(self.root) / shard["file"] for shard in self.manifest["shards"] if shard["rows"]]
+        with ThreadPoolExecutor(8) as pool:  # a store answers many questions at a time, but each one slowly
+            parts = pool.map(lambda file: read_table(file, ["sample", "case", "lesion"]).to_pandas(), files)
+            table = pd.concat(list(parts), ignore_index=True)
         rows = np.array([block.rows for block in self.blocks])
         table["block"] = np.repeat(np.arange(len(rows)), rows)
         table["row"] = np.arange(len(table)) - self._starts[table["block"]]
@@ -193,7 +193,7 @@ class PatchCache:
     def _row_group(self, block: Block, columns: list[str]) -> pa.Table:
         path = UPath(self.root) / block.file
         try:
-            with path.open("rb") as stream:
+            with reaching(self.root), open_parts(path) as stream:
                 file = pq.ParquetFile(stream, metadata=self._footers.get(block.file))
                 if block.file not in self._footers:
                     self._check(path, file.metadata)
@@ -218,7 +218,8 @@ def unpack_real(packed: np.ndarray, tokens: int, pixels: int) -> np.ndarray:
 def read_manifest(uri: str) -> dict[str, Any] | None:
     """What manifest.json says, or None where there is none (or only half of one)."""
     try:
-        return json.loads((UPath(uri) / MANIFEST).read_text())
+        with reaching(uri):
+            return json.loads(fresh(UPath(uri) / MANIFEST).read_text())
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
 
@@ -238,8 +239,9 @@ def check_version(uri: str, manifest: dict[str, Any]) -> None:
 
 
 def read_table(path: UPath, columns: list[str] | None = None) -> pa.Table:
-    """A whole Parquet file from a path or URI."""
-    with path.open("rb") as stream:
+    """A Parquet file, or some columns of it, from a path or URI."""
+    whole = columns is None or is_local(path)
+    with reaching(str(path)), fresh(path).open("rb") if whole else open_parts(path) as stream:
         return pq.read_table(stream, columns=columns)
 
 

@@ -83,6 +83,13 @@ class CacheSettings(Settings):
         """Patches along each axis."""
         return grid_of(self.size, self.patch)
 
+    @property
+    def pixel_spacing(self) -> tuple[float, ...]:
+        """mm of a sample's pixels along its axes (a slice has the two within it); all 1 where no spacing is set."""
+        if not self.spacing:
+            return (1.0,) * len(self.size)
+        return tuple(mm for axis, mm in enumerate(self.spacing) if len(self.size) == 3 or axis != self.axis)
+
     def sample_bytes(self, channels: int) -> int:
         """Uncompressed bytes of one labelled sample."""
         return math.prod(self.size) * (2 * channels + 1)

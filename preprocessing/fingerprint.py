@@ -6,32 +6,45 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
 from upath import UPath
 
 from preprocessing.case import Case
+from preprocessing.object_store import fresh, is_local, reaching
 from preprocessing.readers.dicom import series_folder
 from preprocessing.schema import INPUTS, SCHEMA_VERSION
-from preprocessing.storage import write_text
+from preprocessing.storage import make_folder, write_text
 
 MEMO_FILE = "hashes.json"
+# What a store keeps of an object, the best first; without any of them the content is read. S3's ETag is the MD5 of what
+# was put in one piece and a digest of digests of what came in parts; encrypted with a key of one's own it is no digest
+# at all, but still changes with the content. Google keeps no MD5 of composed objects, Azure's etag is a version.
+_CHECKSUMS = ("ETag", "md5Hash", "crc32c", "etag")
 
 
 def digest_files(cases: Sequence[Case], memo_file: UPath | None = None) -> dict[str, str]:
     """Digest of every file of the cases.
 
     Local files are hashed by content. Digests are remembered in `memo_file` with size and modification time, so
-    that a second run only looks at those. Files in an object store go by the store's own checksum (its ETag). A
-    file that is missing has the digest "missing": that is noticed later, and is data.
+    that a second run only looks at those. Files in an object store go by what it keeps of each object, see
+    `_CHECKSUMS`; each folder is listed once and nothing is downloaded. So the same file on a disk and in a store has
+    two digests. A file that is missing has the digest "missing": that is noticed later, and is data.
+
+    Raises:
+        StoreError: the store of a URI refuses or cannot be reached.
     """
     memo = _load(memo_file)
     files = sorted({file for case in cases for file in case.files})
+    listings = _Listings()
     with ThreadPoolExecutor(8) as pool:
-        found = dict(zip(files, pool.map(lambda file: _digest(file, memo.get(file)), files), strict=True))
+        list(pool.map(listings.entries, {UPath(file).parent for file in files if not is_local(UPath(file))}))
+        digests = pool.map(lambda file: _digest(file, memo.get(file), listings), files)
+        found = dict(zip(files, digests, strict=True))
     if memo_file is not None and found != memo:
-        memo_file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(memo_file.parent)
         write_text(memo_file, json.dumps(found))
     return {file: entry[-1] for file, entry in found.items()}
 
@@ -82,13 +95,50 @@ def _by_file(table: pa.Table) -> dict[tuple[str, str], str]:
     return {(row["case"], UPath(row["file"]).name): row["digest"] for row in table.to_pylist()}
 
 
-def _digest(file: str, known: Sequence[Any] | None) -> list[Any]:
+class _Listings:
+    """What stores say of the objects in their folders, each folder asked for once."""
+
+    def __init__(self) -> None:
+        self._entries: dict[UPath, dict[str, Mapping[str, Any]]] = {}
+
+    def entries(self, folder: UPath) -> dict[str, Mapping[str, Any]]:
+        """Entry by name, as `ls` of fsspec gives it; empty where there is no such folder."""
+        if folder not in self._entries:
+            listed: list[Mapping[str, Any]] = []
+            with reaching(str(folder)), suppress(FileNotFoundError):
+                listed = fresh(folder).fs.ls(folder.path, detail=True)
+            self._entries[folder] = {entry["name"].rpartition("/")[2]: entry for entry in listed}
+        return self._entries[folder]
+
+    def digest(self, file: str) -> str:
+        """Of an object, or of a folder with a DICOM series; what follows the # says which."""
+        entry = self.entries(UPath(file).parent).get(UPath(file).name)
+        if entry is not None and entry["type"] == "file":
+            return _checksum(UPath(file), entry)
+        folder = series_folder(file)
+        inside = {
+            name: _checksum(UPath(folder) / name, entry)
+            for name, entry in sorted(self.entries(UPath(folder)).items())
+            if entry["type"] == "file" and name and not name.startswith(".")
+        }
+        return digest_of([file.removeprefix(folder), list(inside.items())]) if inside else "missing"
+
+
+def _checksum(path: UPath, entry: Mapping[str, Any]) -> str:
+    name = next((name for name in _CHECKSUMS if entry.get(name)), None)
+    if name is None:
+        with reaching(str(path)):
+            return hashlib.sha256(fresh(path).read_bytes()).hexdigest()
+    return f"{name} {str(entry[name]).strip(chr(34))} {entry['size']}"
+
+
+def _digest(file: str, known: Sequence[Any] | None, listings: _Listings) -> list[Any]:
+    if not is_local(UPath(file)):
+        return [0, 0, listings.digest(file)]
     folder, path = series_folder(file), UPath(file)
     try:
         if not path.is_file() and UPath(folder).is_dir():  # a DICOM series; what follows the # says which
-            return _digest_series(UPath(folder), file.removeprefix(folder), known)
-        if path.protocol not in ("", "file"):
-            return [0, 0, str(path.fs.ukey(path.path))]
+            return _digest_series(UPath(folder), file.removeprefix(folder), known, listings)
         status = path.stat()
         if known is not None and list(known[:2]) == [status.st_size, status.st_mtime_ns]:
             return list(known)
@@ -100,18 +150,21 @@ def _digest(file: str, known: Sequence[Any] | None) -> list[Any]:
         return [0, 0, f"unreadable: {error.strerror}"]
 
 
-def _digest_series(folder: UPath, choice: str, known: Sequence[Any] | None) -> list[Any]:
+def _digest_series(folder: UPath, choice: str, known: Sequence[Any] | None, listings: _Listings) -> list[Any]:
     files = sorted((file for file in folder.iterdir() if file.is_file() and not file.name.startswith(".")), key=str)
-    local = folder.protocol in ("", "file")
-    seen = digest_of([[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]) if local else ""
-    if local and known is not None and list(known[:2]) == ["folder", seen]:
+    seen = digest_of([[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files])
+    if known is not None and list(known[:2]) == ["folder", seen]:
         return list(known)
-    return ["folder", seen, digest_of([choice, [[file.name, _digest(str(file), None)[-1]] for file in files]])]
+    return [
+        "folder",
+        seen,
+        digest_of([choice, [[file.name, _digest(str(file), None, listings)[-1]] for file in files]]),
+    ]
 
 
 def _load(memo_file: UPath | None) -> dict[str, list[Any]]:
     try:
-        memo = json.loads(memo_file.read_text()) if memo_file is not None else {}
+        memo = json.loads(fresh(memo_file).read_text()) if memo_file is not None else {}
     except (FileNotFoundError, json.JSONDecodeError):
         return {}
     return memo if isinstance(memo, dict) else {}

@@ -3,6 +3,9 @@
 The lock is a small file that names its owner: host, process and a random token. A dead owner's lock on this host
 is taken over at once, another host's when its heartbeat has been silent for a while. Whoever writes on behalf of
 the owner (a worker on another machine) checks the token before a file is put in place.
+
+On a disk the lock is a hard link, on an object store a conditional put, see `object_store.create`. A store that knows
+no conditions lets two in that come within the same moment; the one whose lock was overwritten stops at its next check.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import secrets
 import socket
 import threading
 import time
+from contextlib import suppress
 from hashlib import sha256
 from types import TracebackType
 from typing import Any
@@ -21,7 +25,8 @@ import psutil
 from upath import UPath
 
 from preprocessing.errors import RunError
-from preprocessing.storage import write_text
+from preprocessing.object_store import StoreError, create, fresh, is_local, reaching
+from preprocessing.storage import make_folder, write_text
 
 HEARTBEAT_S, SILENT_S = 10.0, 60.0
 CLAIM_S = 10.0  # no living process takes that long to remove a file
@@ -38,7 +43,7 @@ class OwnedLock:
         token: random name of this owner, for `check_owner`.
 
     Raises:
-        RunError: on entry, when a living owner holds the lock.
+        RunError: on entry, when a living owner holds the lock, or the store of a URI cannot be used.
     """
 
     def __init__(self, file: str, what: str) -> None:
@@ -49,7 +54,7 @@ class OwnedLock:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> OwnedLock:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._file.parent)
         for _ in range(10):
             if self._create():
                 break
@@ -76,48 +81,48 @@ class OwnedLock:
         if self._thread is not None:
             self._thread.join()
         if is_owner(self.file, self.token):
-            self._file.unlink(missing_ok=True)
+            _remove(self._file)
 
     def _create(self) -> bool:
         """Whether the lock file is ours now. It appears whole: half of one would be taken for a broken one."""
+        if not is_local(self._file):
+            if _content(self._file) is None:
+                create(self._file, self._text().encode())
+            return is_owner(self.file, self.token)  # also where the answer was lost and the put repeated
+        part = self._file.parent / f"{self._file.name}-{self.token}"
+        part.write_text(self._text())
         try:
-            if self._file.protocol in ("", "file"):
-                part = self._file.parent / f"{self._file.name}-{self.token}"
-                part.write_text(self._text())
-                try:
-                    os.link(part.path, self._file.path)
-                finally:
-                    part.unlink()
-            else:
-                with self._file.open("xb") as stream:  # an object store shows it once it is closed
-                    stream.write(self._text().encode())
+            os.link(part.path, self._file.path)
         except FileExistsError:
             return False
+        finally:
+            part.unlink()
         return True
 
     def _remove_stale(self, content: str) -> None:
         # of many that find the same stale lock only one may remove it: whoever creates this file
         claim = self._file.parent / f"{self._file.name}-{sha256(content.encode()).hexdigest()[:16]}"
-        try:
-            claim.open("xb").close()
-        except FileExistsError:
+        if not _claimed(claim):
             for _ in range(int(CLAIM_S / 0.1)):
                 time.sleep(0.1)
-                if _content(self._file) != content or not claim.exists():
+                if _content(self._file) != content or _content(claim) is None:
                     return
-            claim.unlink(missing_ok=True)  # the claimer died as well
+            _remove(claim)  # the claimer died as well
             return
         try:
             if _content(self._file) == content:
-                self._file.unlink(missing_ok=True)
+                _remove(self._file)
         finally:
-            claim.unlink(missing_ok=True)
+            _remove(claim)
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_S):
-            if not is_owner(self.file, self.token):
-                return
-            write_text(self._file, self._text())
+            try:
+                if not is_owner(self.file, self.token):
+                    return
+                write_text(self._file, self._text())
+            except StoreError:  # the next beat may get through
+                continue
 
     def _text(self) -> str:
         process = os.getpid()
@@ -156,9 +161,29 @@ def _read(file: UPath) -> dict[str, Any] | None:
 
 def _content(file: UPath) -> str | None:
     try:
-        return file.read_text(errors="replace")
+        with reaching(str(file)):
+            return fresh(file).read_text(errors="replace")
     except FileNotFoundError:
         return None
+
+
+def _claimed(file: UPath) -> bool:
+    """Whether this call made the file."""
+    if not is_local(file):
+        return create(file, b"claimed")
+    try:
+        file.open("xb").close()
+    except FileExistsError:
+        return False
+    return True
+
+
+def _remove(file: UPath) -> None:
+    if is_local(file):
+        file.unlink(missing_ok=True)
+        return
+    with reaching(str(file)), suppress(FileNotFoundError):
+        file.fs.rm_file(file.path)
 
 
 def _parse(content: str) -> dict[str, Any] | None:

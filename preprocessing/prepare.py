@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from upath import UPath
 
 from preprocessing.cache_settings import CacheSettings
 from preprocessing.case import BadFile, Case
@@ -17,6 +18,9 @@ from preprocessing.geometry.resampling import label_onto, onto, restore_labels
 from preprocessing.geometry.volume import Volume
 from preprocessing.geometry.work_grid import WorkGrid, crop_to, plan_grid
 from preprocessing.intensity import IntensitySettings, normalise
+from preprocessing.object_store import fresh, reaching
+from preprocessing.readers.dicom import series_folder
+from preprocessing.readers.images import READERS as IMAGES
 from preprocessing.readers.images import read_case
 from preprocessing.readers.volumes import is_volume_file, read_label_volume, read_volume
 
@@ -50,11 +54,24 @@ def prepare(case: Case, settings: CacheSettings) -> Prepared:
     """
     if any(is_volume_file(file) for file in case.images.values()):
         return _volume(case, settings)
-    if len(settings.size) != 2:
-        raise BadFile(next(iter(case.images.values())), "is a 2D image, data.dims is 3")
+    _check_image(next(iter(case.images.values())), len(settings.size))
     values, label = read_case(case, 2)
     image = _normalised(case, values, None, settings)
     return Prepared(image, label, np.ones(values.shape[1:], bool), label, None, values.shape[1:])
+
+
+def _check_image(file: str, dims: int) -> None:
+    """What was not taken for a volume must be an image, where images will do."""
+    image = UPath(file).suffix.lower() in IMAGES
+    if image and dims == 2:
+        return  # there or not, its reader will tell
+    with reaching(file):
+        if not fresh(UPath(series_folder(file))).exists():
+            raise BadFile(file, "there is no such file or folder")
+    if image:
+        raise BadFile(file, "is a 2D image, data.dims is 3")
+    if dims == 3:
+        read_volume(file)  # says which formats it knows
 
 
 def _volume(case: Case, settings: CacheSettings) -> Prepared:

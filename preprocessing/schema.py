@@ -13,8 +13,10 @@ def patch_schema(dims: int) -> pa.Schema:
     With N tokens of P pixels and C channels: patches float16 [N, C*P], real [N, P] as bits (numpy.packbits: pixels of
     the image, or of the body in it, not padding), valid uint8 [N] (share of real pixels, 255 = all), label uint8
     [N, P] class ids or null when unlabelled, frame int32 [2d] (start_0.. start_d-1, stop_0.. stop_d-1: where the whole
-    image or body lies, in pixels of the canvas, and may reach beyond it), lesion: labelled pixels, geometry JSON (way
-    back to the source grid), sample: number within the case.
+    image or body lies, in pixels of the canvas, and may reach beyond it), lesion: labelled pixels, sample: number
+    within the case, geometry JSON: of an image or slice the fields of `letterbox.Geometry`, of a slice its axis and
+    number besides; of a crop its corner, the voxel of the canvas at which the working grid begins. The geometry is a
+    record of where a sample comes from; no program goes by it, since a prediction plans the way back from the scan.
     """
     return pa.schema(
         [
@@ -41,7 +43,9 @@ CASES = pa.schema(
         ("images", pa.string()),  # JSON, modality -> path
         ("labels", pa.string()),  # JSON list of paths
         ("source_size", pa.list_(pa.int32())),  # pixels
-        ("lesion_pixels", pa.int64()),  # at the source's size; 0 where unlabelled
+        # Labelled pixels of an image, or voxels of a volume's working grid, which may be coarser than the scan's own:
+        # no measure of a lesion's size. It says only whether there is a lesion to learn from; 0 where unlabelled.
+        ("lesion_pixels", pa.int64()),
         ("phash", pa.binary()),  # perceptual hash, see duplicates.py
         ("thumbnail", pa.binary()),  # uint8, see duplicates.py
     ]

@@ -18,6 +18,7 @@ from preprocessing.case import BadFile, Case, Rejection
 from preprocessing.duplicates import signature
 from preprocessing.geometry.patchify import patchify
 from preprocessing.lock import check_owner
+from preprocessing.object_store import open_parts, reaching
 from preprocessing.prepare import prepare
 from preprocessing.readers.volumes import is_volume_file
 from preprocessing.samples import Sample, samples_of
@@ -67,7 +68,7 @@ def write_shard(shard: Shard) -> ShardReport:
     Memory: one case and one row group at a time.
 
     Raises:
-        RunError: another writer took the lock over.
+        RunError: another writer took the lock over, or a store refuses or cannot be reached.
         OSError: the file cannot be written.
     """
     path = UPath(shard.root) / shard.file
@@ -164,7 +165,7 @@ def plan(cases: Sequence[Case], settings: CacheSettings, channels: int) -> list[
 def standing(shard: Shard) -> ShardReport | None:
     """The report of the shard where it was written already, so that a run that was killed goes on; else None."""
     try:
-        with (UPath(shard.root) / shard.file).open("rb") as stream:
+        with reaching(shard.root), open_parts(UPath(shard.root) / shard.file) as stream:
             facts = pq.read_metadata(stream).metadata or {}
     except (FileNotFoundError, pa.ArrowInvalid):
         return None

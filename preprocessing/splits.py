@@ -110,7 +110,8 @@ def make_splits(cases: pd.DataFrame, settings: SplitSettings, seed: int) -> Spli
     three labelled groups everything counts as training: enough to cluster and score, see `Splits.trainable`.
 
     Args:
-        cases: columns case, group, stratum, split_given, labelled, lesion_pixels (`PatchCache.cases`).
+        cases: columns case, group, stratum, split_given, labelled, lesion_pixels (`PatchCache.cases`); of the last
+            only matters whether it is 0.
         settings: shares, folds, label_fraction.
         seed: the only source of chance.
 

@@ -12,13 +12,15 @@ import pytest
 if TYPE_CHECKING:
     from tests.tiny import Tiny
 
+# two threads that wait for each other are many times slower than one where other work shares the cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 _ROOT = Path(__file__).resolve().parent.parent
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listeners on 127.0.0.1 only
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # the controller otherwise polls every 2 s
-    "OMP_NUM_THREADS": "1",
 }
 
 

@@ -22,7 +22,8 @@ from rich.text import Text
 from upath import UPath
 
 from pipeline.measure.estimate import Speed, measure, model_of, parameters
-from pipeline.predict import find_scans
+from pipeline.measure.places import place_mistakes
+from pipeline.predict import find_scans, output_folder
 from pipeline.report.wording import duration, number
 from preprocessing.case import BadFile, Case, Rejection
 from preprocessing.errors import ConfigError
@@ -67,7 +68,7 @@ def input_mistakes(config: Config, needs: Sequence[str]) -> list[str]:
         config: checked for itself already.
         needs: "data" (the data set), "checkpoint" (where one is named), "predict" (images to segment).
     """
-    mistakes = _resource_mistakes(config)
+    mistakes = [*_resource_mistakes(config), *place_mistakes(config, needs)]
     if len(config.cache.size) != config.data.dims:
         mistakes.append(
             f"cache.size = {list(config.cache.size)}: data.dims = {config.data.dims} needs {config.data.dims} numbers"
@@ -80,7 +81,8 @@ def input_mistakes(config: Config, needs: Sequence[str]) -> list[str]:
     if "checkpoint" in needs and config.checkpoint and not UPath(config.checkpoint).is_dir():
         mistakes.append(f"checkpoint = {config.checkpoint}: there is no such folder")
     if "predict" in needs:
-        mistakes += _told(lambda: find_scans(config.predict.input, config.data, _modalities(config)))
+        output = output_folder(config.predict, config.run.dir)
+        mistakes += _told(lambda: find_scans(config.predict.input, config.data, _modalities(config), output))
     return mistakes
 
 

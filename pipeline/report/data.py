@@ -15,6 +15,7 @@ from PIL import Image
 from upath import UPath
 
 from pipeline.training.history import Record, read_history
+from preprocessing.object_store import fresh
 
 STAGES = ("selection", "search", "pretrain", "finetune", "evaluate")
 PACKAGES = ("mps-ams", "ray", "torch", "numpy", "pandas", "pyarrow", "scipy", "pillow", "nibabel", "SimpleITK")
@@ -72,10 +73,10 @@ class ReportData:
 
 def collect(root: str) -> ReportData:
     """Read a run's folder (path or URI)."""
-    folder = UPath(root)
+    folder = fresh(UPath(root))
     text = _text(folder / "config.yaml")
     config = yaml.safe_load(text) or {}
-    cache = UPath(config.get("cache", {}).get("dir") or folder / "cache")
+    cache = fresh(UPath(config.get("cache", {}).get("dir") or folder / "cache"))
     seconds = {}
     for stage in STAGES:
         mark = json.loads(_text(folder / stage / "stage.json") or "{}")

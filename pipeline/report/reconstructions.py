@@ -12,6 +12,7 @@ from upath import UPath
 
 from pipeline.training.loader import Batch
 from preprocessing.geometry.patchify import unpatchify
+from preprocessing.storage import make_folder
 
 if TYPE_CHECKING:
     from pipeline.methods.base import Masking
@@ -63,5 +64,5 @@ def draw_reconstructions(model: Masking, batch: Batch, ratio: float, strength: f
                 axis.set_title(title, fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     path.write_bytes(buffer.getvalue())

@@ -15,6 +15,7 @@ from preprocessing.selection.feature_table import FeatureTable
 from preprocessing.selection.hitrate import SHARES, LesionPatches, ranked_hit_rate, read_lesion_patches
 from preprocessing.selection.scores import ScoreTable
 from preprocessing.splits import Splits
+from preprocessing.storage import make_folder
 
 _PICTURES = 6
 
@@ -108,5 +109,5 @@ def _draw(cache: PatchCache, scores: np.ndarray, samples: np.ndarray, truth: Les
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90, metadata={"Description": "Cases that nothing was fitted on"})
     path = folder / "pictures" / "selection.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     path.write_bytes(buffer.getvalue())

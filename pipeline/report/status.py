@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import yaml
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 from upath import UPath
 
+from pipeline.pretrain_settings import SCRATCH
 from pipeline.report.data import STAGES
 from pipeline.report.wording import duration, number
 from pipeline.runfolder import RunFolder
 from pipeline.training.history import read_history
 from preprocessing.errors import ConfigError
+from preprocessing.object_store import fresh
 
 _SHOWN = ("loss", "probe_dsc", "val_dsc")
 
@@ -33,8 +36,26 @@ def status(root: str) -> Group:
         state = "not begun" if record is None else "done" if record["done"] else "begun"
         time = duration(record["seconds"]) if record and record["seconds"] else ""
         stages.add_row(name, state, time, _newest(folder.root / name))
-    driver = "a driver holds this run" if UPath(folder.lock_file).exists() else "no driver holds this run"
-    return Group(Text(f"{folder.root}: {driver}"), stages, *_metrics(folder))
+    driver = "a driver holds this run" if fresh(UPath(folder.lock_file)).exists() else "no driver holds this run"
+    return Group(Text(f"{folder.root}: {driver}"), stages, *_metrics(folder), Text(f"run again: {_again(folder)}"))
+
+
+def _again(folder: RunFolder) -> str:
+    """What the same command would do now."""
+    config = yaml.safe_load((folder.root / "config.yaml").read_text())
+    scratch = config.get("pretrain", {}).get("method") == SCRATCH
+    searched = config.get("search", {}).get("enabled", True) and not scratch
+    left_out = {"search": not searched, "pretrain": scratch}
+    for name in STAGES:
+        if left_out.get(name):
+            continue
+        record, epochs = folder.stage_record(name), read_history(folder.root / name)
+        if record is None:
+            return f"would begin with {name}"
+        if not record["done"]:
+            after = f", from its last checkpoint at or before epoch {epochs[-1]['epoch']}" if epochs else ""
+            return f"would go on with {name}{after}"
+    return "nothing is left to do while scans and settings stay the same"
 
 
 def _newest(folder: UPath) -> str:

@@ -4,7 +4,8 @@ Definitions, for a predicted region A and an annotated region B of one case:
     DSC  = 2 |A & B| / (|A| + |B|)          PPV = |A & B| / |A|          Sen = |A & B| / |B|
     HD95 = the larger of the two 95th percentiles of the distances between the borders of A and of B
            (linear interpolation; a border pixel is one that a step along an axis leads out of the region)
-    lesion-wise Sen = the share of the lesions, connected components of B, that A touches by a pixel at least
+    lesion-wise Sen = the share of the lesions, connected components of B, that A touches by a pixel at least;
+           components below a least size are no lesions, but belong to B for all other metrics
 A case with a lesion and an empty prediction counts 0 in all but HD95, which is the diagonal of its image, the largest
 distance possible: to find nothing must not be rewarded. Cases without lesion have none of these metrics; they give
 the false-positive rate, the share of them in which anything at all was predicted.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import nan
+from math import isnan, nan
 
 import numpy as np
 from scipy.ndimage import binary_erosion, distance_transform_edt
@@ -33,9 +34,10 @@ class CaseMetrics:
     Attributes:
         dsc, ppv, sen: in [0, 1].
         hd95: in the unit of the spacing (pixels where none is known).
-        lesion_sen: share of the lesions that were found, in [0, 1].
+        lesion_sen: share of the lesions that were found, in [0, 1]; NaN too where all of them are below the least size.
         lesion, predicted: pixels annotated and predicted.
-        lesions: connected components annotated (full connectivity: pixels that share a corner belong together).
+        lesions: connected components annotated (full connectivity: pixels that share a corner belong together) that
+            have the least size.
     """
 
     dsc: float
@@ -48,29 +50,35 @@ class CaseMetrics:
     lesions: int
 
 
-def case_metrics(prediction: np.ndarray, target: np.ndarray, spacing: Sequence[float] | None = None) -> CaseMetrics:
+def case_metrics(
+    prediction: np.ndarray, target: np.ndarray, spacing: Sequence[float] | None = None, least: int = 0
+) -> CaseMetrics:
     """Compare a predicted with an annotated region.
 
     Args:
         prediction, target: bool [*spatial], of the same shape, two or three axes.
         spacing: size of a pixel along each axis; 1 by default.
+        least: pixels that an annotated component needs to be a lesion; see `components.least_voxels`.
     """
     prediction, target = np.asarray(prediction, bool), np.asarray(target, bool)
     lesion, predicted = int(target.sum()), int(prediction.sum())
     if lesion == 0:
         return CaseMetrics(nan, nan, nan, nan, nan, lesion, predicted, 0)
-    labels, lesions = label_components(target)
+    labels, components = label_components(target)
+    counted = np.bincount(labels[target], minlength=components + 1)[1:] >= least
+    found = np.bincount(labels[prediction], minlength=components + 1)[1:] > 0
+    lesions = int(counted.sum())
+    lesion_sen = float(found[counted].mean()) if lesions else nan
     if predicted == 0:
         extent = np.asarray(target.shape) * (np.ones(target.ndim) if spacing is None else np.asarray(spacing))
-        return CaseMetrics(0.0, 0.0, 0.0, float(np.linalg.norm(extent)), 0.0, lesion, predicted, lesions)
-    found = np.bincount(labels[prediction], minlength=lesions + 1)[1:] > 0
+        return CaseMetrics(0.0, 0.0, 0.0, float(np.linalg.norm(extent)), lesion_sen, lesion, predicted, lesions)
     shared = int((prediction & target).sum())
     return CaseMetrics(
         dsc=2 * shared / (lesion + predicted),
         ppv=shared / predicted,
         sen=shared / lesion,
         hd95=hausdorff95(prediction, target, spacing),
-        lesion_sen=float(found.mean()),
+        lesion_sen=lesion_sen,
         lesion=lesion,
         predicted=predicted,
         lesions=lesions,
@@ -111,14 +119,15 @@ def summarise(cases: Iterable[CaseMetrics]) -> dict[str, float | int | None]:
     """Mean of each metric over the cases with a lesion, and the false-positive rate over those without.
 
     Returns:
-        dsc, ppv, sen, hd95, lesion_sen (None without a lesion case), cases, lesions (the sum over them),
+        dsc, ppv, sen, hd95, lesion_sen (None without a case that has it), cases, lesions (the sum over them),
         false_positive_rate (None without a lesion-free case), lesion_free_cases.
     """
     cases = list(cases)
     lesion = [case for case in cases if case.lesion]
     free = [case for case in cases if not case.lesion]
+    values = {name: [value for case in lesion if not isnan(value := getattr(case, name))] for name in METRICS}
     means: dict[str, float | int | None] = {
-        name: float(np.mean([getattr(case, name) for case in lesion])) if lesion else None for name in METRICS
+        name: float(np.mean(known)) if known else None for name, known in values.items()
     }
     false = float(np.mean([case.predicted > 0 for case in free])) if free else None
     lesions = sum(case.lesions for case in lesion)

@@ -8,6 +8,7 @@ the nearest pixel. What is drawn in from beyond the canvas is padding.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +46,13 @@ class AugmentSettings(Settings):
 
 
 def augment(
-    image: Tensor, label: Tensor, real: Tensor, position: Tensor, seed: int, settings: AugmentSettings
+    image: Tensor,
+    label: Tensor,
+    real: Tensor,
+    position: Tensor,
+    seed: int,
+    settings: AugmentSettings,
+    spacing: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Transform a batch at random.
 
@@ -56,11 +63,12 @@ def augment(
         position: int64 [B], global sample positions, the key of the chance.
         seed: the run's seed.
         settings: ranges.
+        spacing: size of a pixel along each axis, in one unit: turns keep distances in it; 1 by default.
 
     Returns:
         image, label and real, transformed, of the same shapes and dtypes; the image is 0 on padding.
     """
-    grid = sampling_grid(position, image.shape[2:], seed, settings)
+    grid = sampling_grid(position, image.shape[2:], seed, settings, spacing)
     image, label, real = warp(image, label, real, grid)
     image = vary_intensity(image, position, seed, settings)
     return image * real, label, real
@@ -75,9 +83,16 @@ def warp(image: Tensor, label: Tensor, real: Tensor, grid: Tensor) -> tuple[Tens
     return image * moved_real, nearest[:, :1].to(label.dtype), moved_real
 
 
-def sampling_grid(position: Tensor, size: torch.Size | tuple[int, ...], seed: int, settings: AugmentSettings) -> Tensor:
+def sampling_grid(
+    position: Tensor,
+    size: torch.Size | tuple[int, ...],
+    seed: int,
+    settings: AugmentSettings,
+    spacing: Sequence[float] | None = None,
+) -> Tensor:
     """Where each sample's pixels come from: float [B, *size, d], normalised coordinates, the last axis first."""
     batch, dims = len(position), len(size)
+    pixel = torch.tensor(spacing or [1.0] * dims, dtype=torch.float32, device=position.device)
     planes = [(a, b) for a in range(dims) for b in range(a + 1, dims)]
     draw = keyed_uniform(seed, position, 2 + 3 * dims + len(planes), _GEOMETRY)
     chosen, zoom, flips, stretch, shift, turns = draw.split([1, 1, dims, dims, dims, len(planes)], dim=1)
@@ -93,7 +108,7 @@ def sampling_grid(position: Tensor, size: torch.Size | tuple[int, ...], seed: in
         turn = torch.eye(dims, device=position.device).repeat(batch, 1, 1)
         turn[:, a, a] = turn[:, b, b] = angle.cos()
         turn[:, a, b], turn[:, b, a] = -angle.sin(), angle.sin()
-        matrix = turn @ matrix
+        matrix = turn * pixel[None, :] / pixel[:, None] @ matrix  # a turn in mm: S^-1 R S, S = diag(spacing)
 
     half = torch.tensor([n / 2 for n in size], device=position.device)
     matrix = matrix * half[None, None, :] / half[None, :, None]  # pixels to [-1, 1] on both sides

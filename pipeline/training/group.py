@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-import ray
 import ray.train
 import torch
 from ray.train.torch import TorchTrainer
 from upath import UPath
 
+from pipeline.training.offers import offers, share
 from pipeline.training.precision import ResourceSettings
 from pipeline.training.session import Session, TrainSession
 from preprocessing.errors import RunError
@@ -28,6 +28,7 @@ class GroupTask(Generic[Task]):
     loop: Callable[[Task, Session], None]
     task: Task
     threads: int
+    checkpoint_s: float
     lock: str
     token: str
     failure: str
@@ -57,12 +58,17 @@ def train_group(
     """
     failure = folder / "failure.txt"
     failure.unlink(missing_ok=True)
-    cpus, gpu = per_worker(resources)
+    cpus, gpu = share(resources, offers())
+    checkpoint_s = 60 * resources.checkpoint_minutes
+    few, most = resources.workers, resources.most_workers
+    workers = few if few == most else (few, most)
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"group": GroupTask(loop, task, cpus, lock, token, str(failure))},
+        train_loop_config={"group": GroupTask(loop, task, cpus, checkpoint_s, lock, token, str(failure))},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=resources.workers, use_gpu=gpu, resources_per_worker={"CPU": cpus} | ({"GPU": 1} if gpu else {})
+            num_workers=workers,  # type: ignore[arg-type]  # the old API knows no range
+            use_gpu=gpu,
+            resources_per_worker={"CPU": cpus} | ({"GPU": 1} if gpu else {}),
         ),
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # the checker sees the old API's class
             name="train",
@@ -82,22 +88,6 @@ def train_group(
         raise RunError(failure.read_text())
 
 
-def per_worker(resources: ResourceSettings) -> tuple[int, bool]:
-    """CPU cores and whether a GPU for each worker, from the settings and what the cluster has."""
-    cluster = ray.cluster_resources()
-    gpu = resources.gpu == "yes" or (resources.gpu == "auto" and cluster.get("GPU", 0) >= 1)
-    cpus = resources.cpus_per_worker or max(1, int(cluster.get("CPU", 1)) // resources.workers)
-    return cpus, gpu
-
-
-def groups_at_once(resources: ResourceSettings) -> int:
-    """How many groups with these resources the cluster can train side by side, at least 1."""
-    cpus, gpu = per_worker(resources)
-    cluster = ray.cluster_resources()
-    workers = min(cluster.get("CPU", 1) // cpus, cluster.get("GPU", 0) if gpu else math.inf)
-    return max(1, int(workers) // resources.workers)
-
-
 def device_for_inference() -> torch.device:
     """A GPU of this process if it has one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -106,7 +96,12 @@ def device_for_inference() -> torch.device:
 def _work(config: dict[str, Any]) -> None:
     group: GroupTask[Any] = config["group"]
     torch.set_num_threads(group.threads)
-    session = TrainSession(lambda: check_owner(group.lock, group.token))
+    if not UPath(group.lock).exists():
+        raise RunError(
+            f"{group.lock} is not there on the machine {socket.gethostname()}: run.dir must be a folder that all "
+            "machines mount, or an object store (s3://, gs://)"
+        )
+    session = TrainSession(lambda: check_owner(group.lock, group.token), group.checkpoint_s)
     try:
         group.loop(group.task, session)
     except RunError as error:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import secrets
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from upath import UPath
 
-from preprocessing.storage import write_text
+from preprocessing.object_store import fresh, is_local, reaching
+from preprocessing.storage import make_folder, replacing, write_text
 
 Record = dict[str, Any]
+_UPLOAD_S = 60.0  # least time between two uploads of an event file, for each MiB of it: it is uploaded as a whole
 
 
 class History:
@@ -31,13 +35,16 @@ class History:
             return
         from tensorboardX import SummaryWriter  # slow to import, and only rank 0 needs it
 
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self.records = [record for record in read_history(folder) if record[step] <= position]
         self._write()
         # event files grow by appending, which an object store cannot do: there they are written here and copied
-        self._scratch = None if _is_local(folder) else tempfile.TemporaryDirectory()
+        self._scratch = None if is_local(folder) else tempfile.TemporaryDirectory()
+        self._next_upload = 0.0
         logdir = self._scratch.name if self._scratch else str(folder / "tensorboard")
-        self._board = SummaryWriter(logdir, purge_step=position + 1 if position else None)
+        # their names go by the second, and two of one name would be one object
+        suffix = f".{secrets.token_hex(4)}" if self._scratch else ""
+        self._board = SummaryWriter(logdir, purge_step=position + 1 if position else None, filename_suffix=suffix)
 
     def append(self, record: Record) -> None:
         """Add an epoch's record; numbers go to TensorBoard as well."""
@@ -49,14 +56,23 @@ class History:
             if isinstance(value, (int, float)) and name != self._step:
                 self._board.add_scalar(name, value, record[self._step])
         self._board.flush()
-        if self._scratch is not None:
-            for file in Path(self._scratch.name).iterdir():
-                (self._folder / "tensorboard" / file.name).write_bytes(file.read_bytes())
+        if time.monotonic() >= self._next_upload:
+            self._upload()
 
     def close(self) -> None:
-        """Close the event file; nothing is lost without it, since every record is flushed."""
+        """Close the event file. Without it TensorBoard lacks the last minutes of a training on an object store."""
         if self._folder is not None:
             self._board.close()
+            self._upload()
+
+    def _upload(self) -> None:
+        if self._scratch is None or self._folder is None:
+            return
+        for file in Path(self._scratch.name).iterdir():
+            events = file.read_bytes()
+            with replacing(self._folder / "tensorboard" / file.name) as temporary:
+                temporary.write_bytes(events)
+            self._next_upload = time.monotonic() + _UPLOAD_S * max(1.0, len(events) / 2**20)
 
     def _write(self) -> None:
         """The whole file anew (it is small), so that a kill leaves the old one or the new one, never half a line."""
@@ -66,9 +82,9 @@ class History:
 
 def read_history(folder: UPath) -> list[Record]:
     """The records of a stage's folder; empty where it has none."""
-    path = folder / "history.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def _is_local(path: UPath) -> bool:
-    return path.protocol in ("", "file", "local")
+    path = fresh(folder / "history.jsonl")
+    try:
+        with reaching(str(path)):
+            return [json.loads(line) for line in path.read_text().splitlines()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []

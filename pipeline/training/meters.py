@@ -41,6 +41,14 @@ class EpochMeter:
         ]
         self._sums += torch.stack([c.double() for c in counts])
 
+    def totals(self, session: Session) -> list[float]:
+        """The sums so far over all workers, for a checkpoint within an epoch; all workers call it together."""
+        return sum_over_workers(session, self._sums.clone()).tolist()
+
+    def restore(self, totals: list[float]) -> None:
+        """Go on from those sums; on one worker only, since they are of all."""
+        self._sums = torch.tensor(totals, dtype=self._sums.dtype, device=self._sums.device)
+
     def take(self, session: Session) -> dict[str, float | None]:
         """Means over the epoch and all workers, and start anew.
 

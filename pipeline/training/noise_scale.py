@@ -39,11 +39,19 @@ class NoiseScale:
         self._signal.append(2 * big - small)
         self._spread.append((small - big) * batch)
 
+    def state(self) -> list[list[float]]:
+        """The measurements of the epoch so far; the same on all workers."""
+        return [[float(value) for value in values] for values in (self._signal, self._spread)]
+
+    def restore(self, state: list[list[float]]) -> None:
+        """Go on from those measurements."""
+        self._signal, self._spread = ([torch.tensor(value) for value in values] for values in state)
+
     def take(self) -> float | None:
         """tr(S)/|G|^2 of the epoch, and start anew; None without a measurement or where the signal drowned."""
         if not self._signal:
             return None
-        signal = float(torch.stack(self._signal).mean())
-        spread = float(torch.stack(self._spread).mean())
+        signal = float(torch.stack([value.cpu() for value in self._signal]).mean())
+        spread = float(torch.stack([value.cpu() for value in self._spread]).mean())
         self._signal, self._spread = [], []
         return spread / signal if signal > 0 and spread > 0 else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +16,8 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+_LOOK_STEPS, _LOOK_S = 10, 5.0  # between questions to the other workers; between looks for a notice
 
 
 class Session(Protocol):
@@ -37,6 +40,11 @@ class Session(Protocol):
 
     def latest(self) -> Path | None:
         """Local folder of the newest checkpoint to go on from, None at the very beginning."""
+        ...
+
+    def checkpoint_due(self) -> bool:
+        """Whether a checkpoint should be reported now beside those of the epochs; all workers ask after each step
+        and get the same answer."""
         ...
 
     def report(self, metrics: dict[str, Any], write: Callable[[Path], None] | None = None) -> None:
@@ -62,6 +70,9 @@ class LocalSession:
         found = sorted(self.folder.glob("checkpoint_*"))
         return found[-1] if found else None
 
+    def checkpoint_due(self) -> bool:
+        return False
+
     def report(self, metrics: dict[str, Any], write: Callable[[Path], None] | None = None) -> None:
         self.history.append(metrics)
         if write is None:
@@ -82,32 +93,68 @@ class TrainSession:
 
     Args:
         may_write: called before each report; raises when this run belongs to another driver by now.
+        every_s: seconds between checkpoints beside those of the epochs; 0: none by time.
     """
 
-    def __init__(self, may_write: Callable[[], None]) -> None:
+    def __init__(self, may_write: Callable[[], None], every_s: float = 0.0) -> None:
         import ray.train
         from ray.train.torch import get_device
 
         context = ray.train.get_context()
         self.rank, self.workers = context.get_world_rank(), context.get_world_size()
         self.device: torch.device = get_device()
-        self._may_write = may_write
+        self._may_write, self._every_s = may_write, every_s
+        self._steps, self._saved, self._looked = 0, time.monotonic(), time.monotonic()
+        self._going: frozenset[str] = frozenset()
+        self._urgent = False
 
     def latest(self) -> Path | None:
         import ray.train
 
         return _download(ray.train.get_checkpoint())
 
+    def checkpoint_due(self) -> bool:
+        self._steps += 1
+        if self._steps % _LOOK_STEPS:
+            return False  # asking the others makes all of them wait for their devices
+        now = time.monotonic()
+        clock = [0 < self._every_s <= now - self._saved, now - self._looked >= _LOOK_S]
+        mine = torch.tensor(clock, dtype=torch.float32, device=self.device) * (self.rank == 0)  # its clock counts
+        late, look = (bool(value) for value in sum_over_workers(self, mine))
+        if look:
+            self._looked = now
+            self._urgent = self._notice()
+        return late or self._urgent
+
     def report(self, metrics: dict[str, Any], write: Callable[[Path], None] | None = None) -> None:
         import ray.train
 
         self._may_write()
-        with tempfile.TemporaryDirectory() as folder:
-            checkpoint = None
-            if write is not None and self.rank == 0:
-                write(Path(folder))
+        checkpoint, mode = None, ray.train.CheckpointUploadMode
+        if write is not None:
+            self._saved = time.monotonic()
+            if self.rank == 0:
+                folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))
+                write(folder)
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(metrics, checkpoint=checkpoint)
+        # uploaded while the training goes on, unless this machine is about to go
+        ray.train.report(
+            metrics,
+            checkpoint=checkpoint,
+            checkpoint_upload_mode=mode.SYNC if self._urgent else mode.ASYNC,
+            delete_local_checkpoint_after_upload=checkpoint is not None,
+        )
+        self._urgent = False
+
+    def _notice(self) -> bool:
+        """Whether the machine of a worker is to be taken away that was not known of before."""
+        import ray.train
+
+        info = ray.train.get_preemption_info()
+        going = frozenset(info.preempted_node_ids) if info is not None else frozenset()
+        new = bool(going - self._going)
+        self._going = going
+        return new
 
 
 class TuneSession:
@@ -131,6 +178,9 @@ class TuneSession:
         import ray.tune
 
         return _download(ray.tune.get_checkpoint())
+
+    def checkpoint_due(self) -> bool:
+        return False  # trials are short
 
     def report(self, metrics: dict[str, Any], write: Callable[[Path], None] | None = None) -> None:
         import ray.tune

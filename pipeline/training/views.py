@@ -27,6 +27,7 @@ class Views:
         channels: of the image.
         settings: ranges; with none set the views show the samples as they are.
         seed: the run's seed.
+        spacing: size of a pixel along each axis, as in `augment`.
     """
 
     size: tuple[int, ...]
@@ -34,13 +35,14 @@ class Views:
     channels: int
     settings: AugmentSettings
     seed: int
+    spacing: tuple[float, ...] | None = None
 
     def __call__(self, batch: Batch) -> Batch:
         """The batch with patches, valid, label, real and scores of the views; every shape and dtype is kept."""
         image = unpatchify(batch.patches, self.size, self.patch, self.channels)
         label = unpatchify(batch.label, self.size, self.patch, 1)
         real = unpatchify(batch.real, self.size, self.patch, 1)
-        grid = sampling_grid(batch.position, self.size, self.seed, self.settings)
+        grid = sampling_grid(batch.position, self.size, self.seed, self.settings, self.spacing)
         image, label, real = warp(image, label, real, grid)
         image = vary_intensity(image, batch.position, self.seed, self.settings) * real
         pixels = patchify(real, self.patch)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from upath import UPath
 
 from pipeline.training.history import read_history
 from pipeline.training.progress import StageProgress
+from preprocessing.object_store import StoreError, fresh, is_local
 
-_POLL_S = 2.0
+_POLL_S, _STORE_POLL_S = 2.0, 10.0  # of a folder on a disk; on a store, where each look is paid for
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def watching(title: str, folder: UPath, epochs: int, metric: str = "loss") -> It
         values = [f"{metric} {r[metric]:.4f}" for r in records if isinstance(r.get(metric), float)]
         return (records[-1]["epoch"] if records else 0), (values[-1] if values else "")
 
-    with _polled(title, epochs, "epochs", look):
+    with _polled(title, epochs, "epochs", folder, look):
         yield
 
 
@@ -39,27 +40,33 @@ def watching_trials(title: str, folder: UPath, epochs: int, trials: int, metric:
     """Count the epochs of all trials, those that were stopped early included, while the body runs."""
 
     def look() -> tuple[int, str]:
-        if not folder.exists():
+        newest_listing = fresh(folder)
+        if not newest_listing.exists():
             return 0, ""
-        histories = [read_history(trial) for trial in folder.iterdir()]
+        histories = [read_history(trial) for trial in newest_listing.iterdir()]
         records = [record for history in histories for record in history]
         newest = [history[-1]["epoch"] for history in histories if history]
         values = [r[metric] for r in records if metric in r]
         return sum(newest), f"best {metric} {max(values):.3f}" if values else ""
 
-    with _polled(title, epochs * trials, "epochs at most", look):
+    with _polled(title, epochs * trials, "epochs at most", folder, look):
         yield
 
 
 @contextmanager
-def _polled(title: str, total: int, unit: str, look: Callable[[], tuple[int, str]]) -> Iterator[None]:
+def _polled(title: str, total: int, unit: str, folder: UPath, look: Callable[[], tuple[int, str]]) -> Iterator[None]:
     ended = threading.Event()
     done, _ = look()
+    pause = _POLL_S if is_local(folder) else _STORE_POLL_S
     with StageProgress(title, total, unit, done=done) as progress:
 
-        def poll() -> None:
-            while not ended.wait(_POLL_S):
+        def show() -> None:
+            with suppress(StoreError):  # the training itself goes on
                 progress.update(*look())
+
+        def poll() -> None:
+            while not ended.wait(pause):
+                show()
 
         thread = threading.Thread(target=poll, name="watch", daemon=True)
         thread.start()
@@ -68,4 +75,4 @@ def _polled(title: str, total: int, unit: str, look: Callable[[], tuple[int, str
         finally:
             ended.set()
             thread.join()
-            progress.update(*look())
+            show()

@@ -7,10 +7,8 @@ its own axes, so that it is interpolated along them alone, or not at all.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -28,14 +26,12 @@ class WorkGrid:
 
     Attributes:
         source: grid of the reference file, axes in the file's own order.
-        source_dtype: of the reference file's values, as numpy names it.
         source_header: of the reference file, as `Volume.header`.
         shape: working voxels (z, y, x).
         affine: float64 [4, 4], working index (z, y, x, 1) -> world millimetres, RAS+; its axes grow to S, P, L.
     """
 
     source: VoxelGrid
-    source_dtype: str
     shape: tuple[int, int, int]
     affine: np.ndarray
     source_header: dict[str, int] = field(default_factory=dict)
@@ -44,26 +40,6 @@ class WorkGrid:
     def voxels(self) -> VoxelGrid:
         """The working voxels, without the way back."""
         return VoxelGrid(self.shape, self.affine)
-
-    def to_json(self) -> str:
-        """The grid as text, for the cache; every number comes back exactly."""
-        fields = {
-            "source_shape": self.source.shape,
-            "source_affine": self.source.affine.tolist(),
-            "source_dtype": self.source_dtype,
-            "source_header": self.source_header,
-            "shape": self.shape,
-            "affine": self.affine.tolist(),
-        }
-        return json.dumps(fields)
-
-    @classmethod
-    def from_json(cls, text: str) -> WorkGrid:
-        """Inverse of `to_json`."""
-        fields: dict[str, Any] = json.loads(text)
-        source = VoxelGrid(tuple(fields["source_shape"]), np.array(fields["source_affine"], np.float64))
-        affine = np.array(fields["affine"], np.float64)
-        return cls(source, fields["source_dtype"], tuple(fields["shape"]), affine, fields["source_header"])
 
 
 def plan_grid(
@@ -102,7 +78,7 @@ def plan_grid(
         raise BadFile(base.file, f"the field of view common to all images is {thin:.2f} mm thin, less than a voxel")
     z, y, x = count.astype(int).tolist()
     affine = own.affine @ translation(first) @ np.diag([*step, 1.0])
-    return WorkGrid(base.grid, base.dtype, (z, y, x), affine, dict(base.header))
+    return WorkGrid(base.grid, (z, y, x), affine, dict(base.header))
 
 
 def crop_to(grid: WorkGrid, start: Sequence[int], stop: Sequence[int]) -> WorkGrid:
@@ -115,4 +91,4 @@ def crop_to(grid: WorkGrid, start: Sequence[int], stop: Sequence[int]) -> WorkGr
         raise ValueError(f"cannot crop a grid of {grid.shape} voxels to {tuple(start)} - {tuple(stop)}")
     z, y, x = (int(b - a) for a, b in zip(start, stop, strict=True))
     affine = grid.affine @ translation(start)
-    return WorkGrid(grid.source, grid.source_dtype, (z, y, x), affine, dict(grid.source_header))
+    return WorkGrid(grid.source, (z, y, x), affine, dict(grid.source_header))

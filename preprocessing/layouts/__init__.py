@@ -17,10 +17,11 @@ from preprocessing.duplicates import DuplicateSettings
 from preprocessing.errors import ConfigError
 from preprocessing.given_splits import find_leaks, read_given
 from preprocessing.layouts import brats, busi, hecktor, manifest
+from preprocessing.object_store import fresh, is_local, reaching
 from preprocessing.phantoms.ultrasound import write_busi_phantoms
 from preprocessing.phantoms.volumes import write_brats_phantoms, write_hecktor_phantoms
 from preprocessing.splits import SplitSettings
-from preprocessing.storage import absolute
+from preprocessing.storage import absolute, write_text
 
 
 class DataSettings(SplitSettings, DuplicateSettings):
@@ -42,6 +43,7 @@ class DataSettings(SplitSettings, DuplicateSettings):
     dims: int = Field(2, ge=2, le=3, description="Spatial axes of an image.")
 
 
+_UNFINISHED = ".unfinished"
 Layout = Callable[[DataSettings], tuple[list[Case], list[Rejection]]]
 
 LAYOUTS: dict[str, Layout] = {
@@ -64,13 +66,22 @@ def load_cases(data: DataSettings) -> tuple[list[Case], list[Rejection]]:
     Raises:
         ConfigError: no root or a missing one, an unknown layout, mistakes in the manifest or in
             data.splits (a leak names its pairs), or no case found.
+        StoreError: the store of a URI refuses or cannot be reached.
     """
+    root = UPath(data.root)
+    if not is_local(root):
+        root.fs.invalidate_cache()  # each folder is listed once, and anew for each call
+    with reaching(data.root):
+        return _load(data)
+
+
+def _load(data: DataSettings) -> tuple[list[Case], list[Rejection]]:
     mistakes = []
     if data.layout not in LAYOUTS:
         near = difflib.get_close_matches(data.layout, LAYOUTS, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         mistakes.append(f"data.layout: there is no layout {data.layout!r}, there are {', '.join(LAYOUTS)}{hint}")
-    if data.phantoms and data.root and data.layout in PHANTOMS and not UPath(data.root).exists():
+    if data.phantoms and data.root and data.layout in PHANTOMS and _lacks_phantoms(UPath(data.root)):
         _write_phantoms(data)
     if not data.root:
         mistakes.append("data.root is not set: give the folder of the scans, data.root=FOLDER")
@@ -104,8 +115,20 @@ def _with_modalities(cases: list[Case], wanted: tuple[str, ...]) -> list[Case]:
     return [replace(case, images={name: case.images[name] for name in wanted}) for case in cases]
 
 
+def _lacks_phantoms(root: UPath) -> bool:
+    return not root.exists() or (not is_local(root) and (root / _UNFINISHED).exists())
+
+
 def _write_phantoms(data: DataSettings) -> None:
-    """Into a folder beside the root, renamed when all are there, so that a kill leaves no root with some."""
+    """Into a folder beside the root, renamed when all are there, so that a kill leaves no root with some.
+
+    A store cannot rename: there a mark says that some are lacking, and they are written again, the same ones.
+    """
+    if not is_local(UPath(data.root)):
+        write_text(UPath(data.root) / _UNFINISHED, "")
+        PHANTOMS[data.layout](data.root, data.phantoms, 0)
+        fresh(UPath(data.root) / _UNFINISHED).unlink()
+        return
     root = Path(data.root)
     part = root.with_name(f"{root.name}.part")
     shutil.rmtree(part, ignore_errors=True)

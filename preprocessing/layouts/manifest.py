@@ -18,6 +18,7 @@ from upath import UPath
 from preprocessing.case import Case, Rejection
 from preprocessing.errors import ConfigError
 from preprocessing.given_splits import SPLITS
+from preprocessing.object_store import is_local
 from preprocessing.readers.dicom import series_folder
 
 RESERVED = ("case", "group", "stratum", "label", "split")
@@ -72,8 +73,9 @@ class _Inside:
 
     def __init__(self, root: str) -> None:
         self._root = UPath(root)
-        self._local = self._root.protocol in ("", "file")
+        self._local = is_local(self._root)
         self._real = self._root.resolve()
+        self._listed: dict[UPath, set[str]] = {}
 
     def path(self, cell: str) -> str:
         return str(self._root / cell)
@@ -84,8 +86,16 @@ class _Inside:
         path = None if escapes else self._root / cell
         if path is None or (self._local and not path.resolve().is_relative_to(self._real)):
             return f"{cell} leaves data.root; paths must be relative and stay inside"
-        there = path.is_file() or UPath(series_folder(str(path))).is_dir()  # a folder is a DICOM series
-        return "" if there else f"there is no file {cell} in data.root"
+        folder = UPath(series_folder(str(path)))  # a folder is a DICOM series
+        there = path.is_file() or folder.is_dir() if self._local else self._lists(path) or self._lists(folder)
+        return "" if there else f"there is no file or folder {cell} in data.root"
+
+    def _lists(self, path: UPath) -> bool:
+        """Whether the path is in a store; each folder is listed once, to ask for each file alone takes far longer."""
+        folder = path.parent
+        if folder not in self._listed:
+            self._listed[folder] = {str(entry.name) for entry in folder.iterdir()} if folder.is_dir() else set()
+        return path.name in self._listed[folder]
 
 
 def _read(root: str, manifest: str) -> pd.DataFrame:

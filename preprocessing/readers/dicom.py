@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import attrgetter
-from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from upath import UPath
 
 from preprocessing.case import BadFile
 from preprocessing.geometry.volume import Volume, VoxelGrid
+from preprocessing.object_store import fresh
 from preprocessing.readers.dicom_headers import Slice, choose_series
 from preprocessing.readers.grid_checks import grid_from_lps
 from preprocessing.readers.local_copy import local_folder
@@ -80,7 +81,7 @@ def arrange(file: str, slices: Sequence[Slice]) -> tuple[list[Slice], VoxelGrid]
 
 def _split(path: str) -> tuple[str, str]:
     head, mark, choice = path.rpartition("#")
-    chosen = mark and "/" not in choice and not Path(path).is_dir()  # a folder's own name may hold a #
+    chosen = mark and "/" not in choice and not fresh(UPath(path)).is_dir()  # a folder's own name may hold a #
     return (head, choice) if chosen else (path, "")
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from upath import UPath
 
 from preprocessing.case import BadFile, Case
+from preprocessing.object_store import fresh, reaching
 
 MAX_CLASS_ID = 15  # a mask whose values all lie below is a label map; else it is grey, lesion where above half
 _PILLOW_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
@@ -86,7 +87,8 @@ def _raster(file: str) -> Image.Image:
     if ending not in READERS:
         raise BadFile(file, f"the format {ending or 'without ending'} is not known; known are {', '.join(READERS)}")
     try:
-        content = UPath(file).read_bytes()
+        with reaching(file):
+            content = fresh(UPath(file)).read_bytes()
         if not content:
             raise BadFile(file, "the file is empty (0 bytes)")
         return READERS[ending](content)

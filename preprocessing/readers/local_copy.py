@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from upath import UPath
 
 from preprocessing.case import BadFile
+from preprocessing.object_store import fresh, is_local, reaching
 
 
 @contextmanager
 def opening(file: str) -> Iterator[None]:
-    """Turn what a file system says into a BadFile."""
+    """Turn what a file system says into a BadFile.
+
+    Raises:
+        BadFile: the file is not there or cannot be opened.
+        StoreError: its store cannot be reached or refuses, which says nothing about the file.
+    """
     try:
-        yield
+        with reaching(file):
+            yield
     except FileNotFoundError:
         raise BadFile(file, "the file does not exist") from None
     except IsADirectoryError:
@@ -32,7 +40,7 @@ def read_content(file: str) -> bytes:
         BadFile: it does not exist, cannot be opened, or is empty.
     """
     with opening(file):
-        content = UPath(file).read_bytes()
+        content = fresh(UPath(file)).read_bytes()
     if not content:
         raise BadFile(file, "the file is empty (0 bytes)")
     return content
@@ -45,16 +53,20 @@ def local_folder(folder: str) -> Iterator[Path]:
     Raises:
         BadFile: there is no such folder.
     """
-    path = UPath(folder)
+    path = fresh(UPath(folder))
     with opening(folder):
         if not path.is_dir():
             raise BadFile(folder, "there is no such folder")
-    if path.protocol in ("", "file"):
+    if is_local(path):
         yield Path(path.path)
         return
     with tempfile.TemporaryDirectory() as temporary:
-        with opening(folder):
-            for source in path.iterdir():
-                if source.is_file():
-                    (Path(temporary) / source.name).write_bytes(source.read_bytes())
+        with opening(folder), ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda file: path.fs.get_file(file, f"{temporary}/{PurePath(file).name}"), _files_in(path)))
         yield Path(temporary)
+
+
+def _files_in(folder: UPath) -> list[str]:
+    """Files directly in a store's folder, without the empty object that some tools put in a folder's place."""
+    entries = folder.fs.ls(folder.path, detail=True)
+    return [entry["name"] for entry in entries if entry["type"] == "file" and not entry["name"].endswith("/")]

@@ -13,6 +13,7 @@ from upath import UPath
 
 from preprocessing.case import BadFile
 from preprocessing.geometry.volume import Volume
+from preprocessing.object_store import fresh, reaching
 from preprocessing.readers import images
 from preprocessing.readers.dicom import read_series, series_folder
 from preprocessing.readers.grid_checks import check_grid, spatial_shape
@@ -90,11 +91,12 @@ def _reader(path: str) -> Callable[[str], Volume] | None:
     endings = [ending for ending in READERS if path.lower().endswith(ending)]
     if endings:
         return READERS[max(endings, key=len)]
-    return read_series if UPath(series_folder(path)).is_dir() else None
+    with reaching(path):
+        return read_series if fresh(UPath(series_folder(path))).is_dir() else None
 
 
 def _unknown(file: str) -> str:
-    path = UPath(series_folder(file))
+    path = fresh(UPath(series_folder(file)))
     if not path.exists():
         return "the file does not exist"
     known = f"known are {', '.join(READERS)} and folders of DICOM files"

@@ -20,7 +20,7 @@ from upath import UPath
 from preprocessing.cache import PatchCache
 from preprocessing.errors import RunError
 from preprocessing.fingerprint import digest_of
-from preprocessing.selection.feature_table import FeatureTable, read_features, write_features
+from preprocessing.selection.feature_table import FeatureTable, read_features, volumes_of, write_features
 from preprocessing.selection.features import PatchGrid, Polarity, features, modality_of, patch_moments
 from preprocessing.selection.hitrate import candidates
 from preprocessing.selection.mosaic import Mosaic
@@ -62,7 +62,7 @@ def feature_table(
         if table.fingerprint == fingerprint:
             return table
     values, valid = _compute(cache, train, names, polarity)
-    table = FeatureTable(tuple(names), cache.grid, values, valid, cache.case_numbers, fingerprint)
+    table = FeatureTable(tuple(names), cache.grid, values, valid, cache.case_numbers, fingerprint, volumes_of(cache))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_features(path, table)
     return table

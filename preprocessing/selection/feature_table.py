@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from preprocessing.cache import PatchCache
+from preprocessing.cache import PatchCache, read_table
 from preprocessing.selection.hitrate import candidates
+from preprocessing.selection.mosaic import Mosaic
 from preprocessing.storage import replacing
 
 _KEY = b"fingerprint"
@@ -28,6 +29,7 @@ class FeatureTable:
         valid: uint8 [S, N], share of real pixels, 255 = all.
         case: int64 [S], number of each sample's case.
         fingerprint: of the cache, the training cases and the features' definitions.
+        volumes: where the samples are crops, the samples int64 of each volume and how they lie in it; else empty.
     """
 
     names: tuple[str, ...]
@@ -36,6 +38,7 @@ class FeatureTable:
     valid: np.ndarray
     case: np.ndarray
     fingerprint: str
+    volumes: tuple[tuple[np.ndarray, Mosaic], ...] = ()
 
     @property
     def candidate(self) -> np.ndarray:
@@ -45,6 +48,18 @@ class FeatureTable:
     def columns(self, names: Sequence[str]) -> list[int]:
         """Positions of the given features."""
         return [self.names.index(name) for name in names]
+
+
+def volumes_of(cache: PatchCache) -> tuple[tuple[np.ndarray, Mosaic], ...]:
+    """`FeatureTable.volumes` of a cache."""
+    if cache.dims != 3:
+        return ()
+    shards = [UPath(cache.root) / shard["file"] for shard in cache.manifest["shards"] if shard["rows"]]
+    frames = np.array(
+        [frame for file in shards for frame in read_table(file, ["frame"])["frame"].to_pylist()], np.int32
+    )
+    crops = [np.flatnonzero(cache.case_numbers == case) for case in np.unique(cache.case_numbers)]
+    return tuple((samples, Mosaic(frames[samples], cache.grid, cache.patch)) for samples in crops)
 
 
 def write_features(path: UPath, table: FeatureTable) -> None:
@@ -67,4 +82,4 @@ def read_features(path: UPath, cache: PatchCache, names: Sequence[str]) -> Featu
     for row, (packed, share) in enumerate(zip(table["features"], table["valid"], strict=True)):
         values[row] = np.frombuffer(packed.as_buffer(), np.float16).reshape(shape[1:])
         valid[row] = np.frombuffer(share.as_buffer(), np.uint8)
-    return FeatureTable(tuple(names), cache.grid, values, valid, cache.case_numbers, fingerprint)
+    return FeatureTable(tuple(names), cache.grid, values, valid, cache.case_numbers, fingerprint, volumes_of(cache))

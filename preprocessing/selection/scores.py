@@ -20,7 +20,7 @@ from preprocessing.selection.feature_table import FeatureTable
 from preprocessing.selection.selection import CodeBooks, SelectionSettings, fit_selection, score_patches
 from preprocessing.storage import replacing, write_table, write_text
 
-VERSION = 1
+VERSION = 2
 _META, _SCORES, _BOOKS = "meta.json", "scores.parquet", "codebooks.safetensors"
 
 

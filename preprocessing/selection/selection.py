@@ -260,10 +260,20 @@ def _by_case(values: np.ndarray, case: np.ndarray) -> np.ndarray:
 
 
 def smoothed_scores(scores: np.ndarray, table: FeatureTable, rounds: int) -> np.ndarray:
-    """Scores [S, N] mixed with those of neighbouring candidates, see `neighbourhood.smooth`."""
-    shape = (len(scores), 1, *table.grid)
-    weight = torch.from_numpy(np.where(table.candidate, table.valid / np.float32(255), 0)).reshape(shape)
-    return smooth(torch.from_numpy(scores).reshape(shape), weight, rounds).reshape(scores.shape).numpy()
+    """Scores [S, N] mixed with those of neighbouring candidates, see `neighbourhood.smooth`.
+
+    The crops of a volume are put together for that. Where they overlap and disagree, as they may on an encoder's
+    tokens, the later one counts.
+    """
+    share = np.where(table.candidate, table.valid / np.float32(255), 0)
+    score, weight = (torch.from_numpy(values).reshape(len(values), 1, *table.grid) for values in (scores, share))
+    if not table.volumes:
+        return smooth(score, weight, rounds).reshape(scores.shape).numpy()
+    smoothed = np.empty_like(scores)
+    for samples, mosaic in table.volumes:
+        whole = smooth(mosaic.assemble(score[samples]), mosaic.assemble(weight[samples]), rounds)
+        smoothed[samples] = mosaic.cut(whole.flatten(2).mT)[..., 0].numpy()
+    return smoothed
 
 
 def _points(table: FeatureTable, index: np.ndarray, settings: SelectionSettings, tokens: np.ndarray | None) -> Tensor:

@@ -163,7 +163,11 @@ def test_only_what_a_job_needs_is_asked_for(file: Path, tmp_path: Path, capsys: 
     assert "predict.input: there is no folder or file /no/such" in told
     assert "checkpoint = /nor/this: there is no such folder" in told
     assert "data.root" not in told
-    assert _run(lambda _: None, file, "data.root=", f"predict.input={tmp_path}/scans/benign", needs=needs) == 0
+    words = ("data.root=", f"predict.input={tmp_path}/scans/benign")
+    assert _run(lambda _: None, file, *words, needs=needs) == 0
+    same = (*words, f"predict.output={tmp_path}/scans/benign")
+    assert _run(_raise(AssertionError("started")), file, *same, needs=needs) == 2
+    assert "predict.output = " in capsys.readouterr().err
 
 
 def test_dry_run_tells_and_starts_nothing(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,6 +222,15 @@ def test_status_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert re.search(r"pretrain +done .*epoch 3, loss 0.250, probe_dsc 0.400", told[1])
     assert re.search(r"evaluate +not begun", told[1])
     assert "test: dsc 0.500, ppv 0.600, sen 0.700, hd95 – over 4 cases" in told[1]
+    assert "run again: would begin with selection" in told[1]
+    (tmp_path / "config.yaml").write_text("search: {enabled: false}")
+    with folder.stage("selection", {}):
+        pass
+    with pytest.raises(KeyboardInterrupt), folder.stage("finetune", {}):
+        raise KeyboardInterrupt
+    History(folder.root / "finetune").append({"epoch": 7, "samples_seen": 30, "loss": 0.25})
+    told = " ".join(_status(tmp_path, monkeypatch, capsys)[1].split())
+    assert "would go on with finetune, from its last checkpoint at or before epoch 7" in told
 
 
 def test_status_of_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

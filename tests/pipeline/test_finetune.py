@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from upath import UPath
 from pipeline import finetune
 from pipeline.checkpoint import load_weights, save_weights
 from pipeline.config import Config
+from pipeline.configuration.overrides import with_fields
 from pipeline.finetune import FinetuneTask, Finetuning
 from pipeline.models.encoder import Encoder, EncoderSettings
 from pipeline.segmentation.segmenter_file import load_segmenter
@@ -179,6 +181,14 @@ def test_a_loss_that_is_not_finite_names_the_cases(run: Run) -> None:
         run.train("nan")
 
 
+def test_slices_are_turned_in_the_millimetres_of_their_cache(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, seen, augment = run.task("mm", epochs=1), [], finetune.augment
+    config = with_fields(task.config, {"cache.spacing": (6, 2, 1)})
+    monkeypatch.setattr(finetune, "augment", lambda *given: seen.append(given[-1]) or augment(*given))
+    Finetuning(replace(task, config=config), LocalSession(run.folder / "mm-checkpoints")).run()
+    assert set(seen) == {(2.0, 1.0)}
+
+
 def test_no_label_to_learn_from(run: Run) -> None:
     table = Splits.read(str(run.folder / "splits.csv")).table.assign(labelled_used=False)
     Splits(table).write(str(run.folder / "splits.csv"))
@@ -194,3 +204,31 @@ def test_without_validation_labels_the_last_weights_and_one_half(run: Run) -> No
     assert card.thresholds == (0.5,)
     assert card.trained["samples_seen"] == 40
     assert card.trained["validation_dsc"] is None
+
+
+class KilledWithin(LocalSession):
+    """Asked for a checkpoint after a number of steps within a round, and dead once it is written."""
+
+    steps, due = 0, 5
+
+    def checkpoint_due(self) -> bool:
+        self.steps += 1
+        return self.steps == self.due
+
+    def report(self, metrics, write=None):
+        super().report(metrics, write)
+        if "loss" not in metrics:
+            raise Killed
+
+
+def test_killed_within_a_round_it_ends_like_an_undisturbed_one(run):
+    whole = run.train("whole", validate_every=2)
+    task = run.task("within", validate_every=2)
+    with pytest.raises(Killed):
+        Finetuning(task, KilledWithin(run.folder / "within-checkpoints")).run()
+    resumed = run.train("within", validate_every=2)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    losses = [[record["loss"] for record in read_history(UPath(run.folder / name))] for name in ("whole", "within")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    seconds = [record["samples_per_second"] for record in read_history(UPath(run.folder / "within"))]
+    assert len(seconds) == 2

@@ -35,6 +35,23 @@ class StopsAt(LocalSession):
             raise Stopped
 
 
+class KilledWithin(LocalSession):
+    """Asked for a checkpoint after a number of steps within an epoch, and dead once it is written."""
+
+    def __init__(self, folder, due):
+        super().__init__(folder)
+        self.steps, self.due = 0, due
+
+    def checkpoint_due(self):
+        self.steps += 1
+        return self.steps == self.due
+
+    def report(self, metrics, write=None):
+        super().report(metrics, write)
+        if "loss" not in metrics:
+            raise Stopped
+
+
 def pretrained(task, folder, session=None):
     Pretraining(task, session or LocalSession(folder / "checkpoints")).run()
     return load_weights(UPath(task.folder) / "encoder", "encoder")[0]
@@ -65,6 +82,17 @@ def test_it_learns_and_logs_what_a_user_needs(tiny, tmp_path):
     assert (tmp_path / "pictures" / "epoch_00004.png").stat().st_size > 1000
     assert list((tmp_path / "tensorboard").iterdir())
     assert all(torch.isfinite(tensor).all() for tensor in encoder.values())
+
+
+@pytest.mark.parametrize("due", [1, 2])
+def test_killed_within_an_epoch_it_tells_the_whole_epoch(tiny, tmp_path, due):
+    whole = pretrained(tiny.task(tmp_path / "whole"), tmp_path / "whole")
+    task = tiny.task(tmp_path / "killed")
+    with pytest.raises(Stopped):
+        pretrained(task, tmp_path, KilledWithin(tmp_path / "killed" / "checkpoints", due))
+    assert equal(whole, pretrained(task, tmp_path / "killed"))
+    for one, two in zip(timeless(tmp_path / "whole"), timeless(tmp_path / "killed"), strict=True):
+        assert one == pytest.approx(two, rel=1e-6)
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -102,6 +130,11 @@ def test_the_learned_weights_are_averaged_when_asked(tiny, tmp_path):
     plain = pretrained(tiny.task(tmp_path / "a"), tmp_path / "a")
     averaged = pretrained(tiny.task(tmp_path / "b", pretrain__ema=0.5), tmp_path / "b")
     assert not equal(plain, averaged)
+
+
+def test_slices_are_turned_in_the_millimetres_of_their_cache(tiny, tmp_path):
+    task = tiny.task(tmp_path, cache__spacing=(6, 2, 1))
+    assert Pretraining(task, LocalSession(tmp_path / "checkpoints")).views.spacing == (2.0, 1.0)
 
 
 def test_it_stops_early_when_the_probe_gets_no_better(tiny, tmp_path, monkeypatch):

@@ -1,16 +1,20 @@
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from PIL import Image
+from upath import UPath
 
 from pipeline import stages
 from pipeline.config import Config
 from pipeline.configuration.overrides import with_fields
 from pipeline.runfolder import RunFolder
+from pipeline.segmentation.segmenter_file import save_segmenter
 from pipeline.training.history import read_history
 from preprocessing.errors import RunError
+from tests.pipeline.segmentation.test_inference import card, scan
 from tests.tiny import FIELDS
 
 
@@ -99,6 +103,32 @@ def test_a_segmenter_is_evaluated_on_another_data_set(finished, tmp_path):
     stages.evaluate(other)
     metrics = RunFolder(str(tmp_path / "other")).read_metrics()["segmentation"]["test"]
     assert metrics["cases"] + metrics["lesion_free_cases"] == 24
+
+
+def test_a_changed_label_is_evaluated_again(tmp_path, capsys):
+    """The segmenter and the names of the cases stay the same."""
+    description, scans = card(), tmp_path / "scans" / "benign"
+    save_segmenter(UPath(tmp_path / "model"), description.build().state_dict(), description)
+    scans.mkdir(parents=True)
+    for number in (1, 2):
+        scan(scans, f"benign ({number})", (40, 40), np.s_[5:15, 5:15])
+    scan(scans, "benign (3)", (40, 40), None)
+    (scans / "benign (3)_mask.png").unlink()  # unlabelled: it has no part in the result
+    fields = {"data.root": str(scans.parent), "run.dir": str(tmp_path / "run"), "checkpoint": str(tmp_path / "model")}
+    pipeline = stages.Pipeline(with_fields(Config(), fields), RunFolder(str(tmp_path / "run")), "")
+
+    def said():
+        pipeline.evaluate()
+        return capsys.readouterr().out
+
+    assert "evaluate: begins" in said()
+    scan(scans, "benign (3)", (40, 40), np.s_[5:9, 5:9])
+    (scans / "benign (3)_mask.png").unlink()
+    assert "evaluate: already done" in said()
+    scan(scans, "benign (2)", (40, 40), np.s_[20:38, 20:38])
+    assert "evaluate: done again, since images_and_labels changed" in said()
+    assert pd.read_csv(tmp_path / "run" / "evaluate" / "cases.csv")["lesion"].tolist() == [10 * 10, 18 * 18]
+    assert "evaluate: already done" in said()
 
 
 def test_too_few_labels_stop_the_training_but_not_the_preprocessing(tiny, tmp_path, capsys):

@@ -292,6 +292,20 @@ def test_a_full_disk_says_where_and_how_much(copies, monkeypatch):
     assert not (where / "manifest.json").exists()
 
 
+@pytest.mark.parametrize(("file", "needed"), [("a.nii.gz", "30 MiB"), ("a.png", "2 MiB")])
+def test_what_a_full_disk_lacks_counts_all_samples_of_a_volume(tmp_path, monkeypatch, file, needed):
+    """10 cases; a sample has 256 * 256 pixels of 3 bytes, 0.19 MiB, and a volume has up to 16 of them."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("preprocessing.build.digest_files", full)
+    cases = [Case(str(n), str(n), "", {"image": file}, ()) for n in range(10)]
+    settings = CacheSettings(size=(256, 256), most_samples=16)
+    with pytest.raises(RunError, match=f"up to {needed} are needed"):
+        build_cache(cases, [], DataSettings(), settings, str(tmp_path / "cache"))
+
+
 def test_a_full_disk_in_a_worker_is_told_too_and_leaves_no_cache_that_looks_whole(copies, monkeypatch):
     root, where = copies
     monkeypatch.setattr("preprocessing.build._shard_row", no_space)

@@ -26,3 +26,18 @@ def test_mistakes_say_what_would_do(fields, message):
 
 def test_three_dimensions_are_accepted():
     assert CacheSettings(size=(64, 64, 32), patch=(16, 16, 8)).grid == (4, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, (1, 1)),
+        ({"spacing": (3, 1, 2)}, (1, 2)),
+        ({"spacing": (3, 1, 2), "axis": 1}, (3, 2)),
+        ({"spacing": (3, 1, 2), "axis": 2}, (3, 1)),
+        ({"spacing": (3, 1, 2), "size": (8, 8, 8), "patch": (4, 4, 4)}, (3, 1, 2)),
+        ({"size": (8, 8, 8), "patch": (4, 4, 4)}, (1, 1, 1)),
+    ],
+)
+def test_the_pixels_of_a_sample_in_mm(fields, expected):
+    assert CacheSettings(**fields).pixel_spacing == expected

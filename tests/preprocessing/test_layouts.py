@@ -113,7 +113,7 @@ def test_all_mistakes_of_a_manifest_at_once(tmp_path):
     table(root, rows)
     found = mistakes(root=str(root), layout="manifest")
     for part in (
-        "row 3 (case 1): column image: there is no file gone.png",
+        "row 3 (case 1): column image: there is no file or folder gone.png",
         "row 4 (case 2): column image: ../secret.png leaves data.root",
         "row 5 (case 3): column image: link.png leaves data.root",
         "row 5 (case 3): split is 'tset'",

@@ -73,6 +73,14 @@ def test_every_part_of_a_small_data_set_holds_a_lesion(n, strata):
         assert all(lesions & set(splits.cases(part)) for part in ("train", "val", "test"))
 
 
+def test_of_a_lesion_only_matters_that_there_is_one():
+    """Its pixels are counted on a grid that says nothing of its volume."""
+    cases = table(40)
+    resized = cases.assign(lesion_pixels=cases["lesion_pixels"] * np.random.default_rng(0).integers(1, 99, len(cases)))
+    settings = SplitSettings(label_fraction=0.2)
+    assert make_splits(cases, settings, 0).table.equals(make_splits(resized, settings, 0).table)
+
+
 def test_folds_partition_the_cases():
     cases = table(100, 3)
     tests = [make_splits(cases, SplitSettings(folds=5, fold=fold), 0).cases("test") for fold in range(5)]

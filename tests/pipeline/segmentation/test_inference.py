@@ -115,6 +115,17 @@ def test_bad_files_are_set_aside_and_lesion_free_cases_counted_apart(tmp_path: P
         evaluate(predictor(tmp_path / "model"), [unlabelled], EvaluateSettings())
 
 
+def test_the_least_lesion_of_an_image_is_a_share_of_it(tmp_path: Path) -> None:
+    case = scan(tmp_path, "a", (40, 50), np.s_[10:30, 10:30])
+    mask = np.asarray(Image.open(case.labels[0])).copy()
+    mask[35, 40:44] = 255  # 4 of 2000 pixels: 0.002
+    Image.fromarray(mask).save(case.labels[0])
+    model = predictor(tmp_path / "model")
+    for least, lesions, sensitivity in ((0.0, 2, 0.5), (0.002, 2, 0.5), (0.0021, 1, 1.0), (0.3, 0, None)):
+        summary = evaluate(model, [case], EvaluateSettings(least_lesion=least)).summary
+        assert (summary["lesions"], summary["lesion_sen"], summary["cases"]) == (lesions, sensitivity, 1)
+
+
 def test_regions_are_judged_apart(tmp_path: Path) -> None:
     whole = scan(tmp_path, "whole", (32, 32), np.s_[8:24, 8:24], label=1)
     part = scan(tmp_path, "part", (32, 32), np.s_[8:24, 8:24], label=2)
@@ -211,6 +222,45 @@ def test_what_can_be_predicted(tmp_path: Path) -> None:
     for wrong, message in (("", "not set"), (f"{tmp_path}/none", "no folder"), (f"{tmp_path}/empty", "no image")):
         with pytest.raises(ConfigError, match=message):
             find_scans(wrong, DataSettings(), 1)
+
+
+@pytest.mark.parametrize("spelt", ["out", "../scans/out", "link"])
+def test_a_second_run_takes_no_result_of_the_first_for_a_scan(tmp_path: Path, capsys: Any, spelt: str) -> None:
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    scan(scans, "a", (50, 80), np.s_[10:30, 20:60])
+    (scans / "out").mkdir()
+    (tmp_path / "link").symlink_to(scans / "out")
+    output = UPath((tmp_path if spelt == "link" else scans) / spelt)
+    settings = PredictSettings(probabilities=True)
+    for left_out in ("", "predict: 3 files left out"):
+        cases = find_scans(str(scans), DataSettings(), 1, output)
+        assert [case.id for case in cases] == ["a"]
+        assert left_out in (said := capsys.readouterr().out)
+        assert bool(left_out) == bool(said)
+        predict(predictor(tmp_path / "model"), cases, settings, output)
+    assert len(find_scans(str(scans), DataSettings(), 1)) == 4
+    assert [case.id for case in find_scans(str(scans / "out" / "overlays"), DataSettings(), 1, output)] == ["a"]
+
+
+def test_results_may_not_lie_between_the_scans(tmp_path: Path) -> None:
+    scan(tmp_path, "a", (8, 8), None)
+    for output in (tmp_path, tmp_path / "." / ".." / tmp_path.name):
+        with pytest.raises(ConfigError, match=r"predict\.output = .*predict\.output=.*/predictions"):
+            find_scans(str(tmp_path), DataSettings(), 1, UPath(output))
+    assert len(find_scans(f"{tmp_path}/a.png", DataSettings(), 1, UPath(tmp_path))) == 1  # no folder is searched
+
+
+def test_results_in_an_object_store_are_no_scans_either() -> None:
+    root = UPath("memory://predict-output")
+    for name in ("a.png", "out/masks/a.png", "output/b.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    found = find_scans(str(root), DataSettings(), 1, root / "out")
+    assert [case.id for case in found] == ["a", "output/b"]
+    assert len(find_scans(str(root), DataSettings(), 1, UPath("/predict-output/out"))) == 3
+    with pytest.raises(ConfigError, match="is the folder of predict"):
+        find_scans(str(root), DataSettings(), 1, root)
 
 
 def test_overlay_tints_the_mask_alone() -> None:

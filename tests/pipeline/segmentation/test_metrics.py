@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -81,6 +82,28 @@ def test_lesions_found_by_hand() -> None:
     found[6:8, 6:8] = True
     assert case_metrics(found, truth).lesion_sen == 1
     assert case_metrics(~truth, truth).lesion_sen == 0
+
+
+def test_specks_are_no_lesions_where_a_least_size_says_so() -> None:
+    truth = np.zeros((8, 8), bool)
+    truth[0:2, 0:2] = True  # 4 pixels
+    truth[0:3, 5] = True  # 3 pixels
+    truth[6, 6] = True  # a speck
+    found = np.zeros_like(truth)
+    found[0, 0] = found[6, 6] = True
+    expected = {0: (2 / 3, 3), 1: (2 / 3, 3), 2: (1 / 2, 2), 3: (1 / 2, 2), 4: (1, 1)}
+    everything = case_metrics(found, truth)
+    for least, (sen, lesions) in expected.items():
+        metrics = case_metrics(found, truth, least=least)
+        assert (metrics.lesion_sen, metrics.lesions) == (pytest.approx(sen), lesions)
+        assert replace(metrics, lesion_sen=0, lesions=0) == replace(everything, lesion_sen=0, lesions=0)
+    specks = [case_metrics(prediction, truth, least=5) for prediction in (found, np.zeros_like(truth))]
+    assert all(math.isnan(metrics.lesion_sen) and metrics.lesions == 0 for metrics in specks)
+    assert specks[0].dsc == everything.dsc
+    assert case_metrics(np.zeros_like(truth), truth, least=4).lesion_sen == 0
+    summary = summarise([*specks, case_metrics(found, truth, least=2)])  # in the mean are the cases that have lesions
+    assert (summary["lesion_sen"], summary["lesions"], summary["cases"]) == (0.5, 2, 3)
+    assert summarise(specks)["lesion_sen"] is None
 
 
 def test_lesions_of_a_volume_are_joined_across_slices() -> None:

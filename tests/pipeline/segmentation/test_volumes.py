@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import ANY
+
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ from pipeline.predict import PredictSettings, find_scans, predict
 from pipeline.segmentation.display import planes
 from preprocessing.cache_settings import CacheSettings
 from preprocessing.case import Case, Rejection
+from preprocessing.errors import ConfigError
 from preprocessing.geometry.volume import VoxelGrid
 from preprocessing.intensity import IntensitySettings
 from preprocessing.layouts import DataSettings
@@ -89,6 +92,20 @@ def test_evaluation_counts_in_millimetres_on_the_scans_own_grid(tmp_path):
     assert len(list((tmp_path / "out" / "pictures").glob("*.png"))) == 1
 
 
+def test_the_least_lesion_of_a_volume_is_in_millilitres(tmp_path):
+    """Two balls of 3.05 ml, and a speck of 4 voxels of 0.004 ml each."""
+    case, truth = scan(tmp_path / "scans", "a", TURNED)
+    truth[1, 1:5, 1] = True
+    nib.save(nib.Nifti1Image(truth.astype(np.uint8), TURNED), case.labels[0])
+    model = predictor(tmp_path / "model", cache=SETTINGS[2])
+    found = {}
+    for least in (0, 0.015, 0.017, 4):
+        (row,) = evaluate(model, [case], EvaluateSettings(least_lesion=least, pictures=0)).cases.to_dict("records")
+        found[least] = (row["lesions"], row["lesion_sen"])
+        assert row["lesion"] == truth.sum()
+    assert found == {0: (3, pytest.approx(2 / 3)), 0.015: (3, pytest.approx(2 / 3)), 0.017: (2, 1), 4: (0, ANY)}
+
+
 def test_small_components_are_removed_by_millilitres(tmp_path):
     case, _ = scan(tmp_path / "scans", "a", TURNED)
     kept = predictor(tmp_path / "a", cache=SETTINGS[2], least_sizes=(2.0,), least_unit="ml")
@@ -123,6 +140,19 @@ def test_scans_of_several_modalities_come_from_a_layout_or_a_table(tmp_path):
     assert [file.rsplit("/", 1)[1] for file in case.images.values()] == ["A-1__PT.nii.gz", "A-1__CT.nii.gz"]
     found = find_scans(str(tmp_path / "imagesTr"), DataSettings(), 1)
     assert [case.id for case in found] == ["A-1__CT", "A-1__CT_label", "A-1__PT", "A-1__PT_label"]
+
+
+def test_results_are_no_scans_of_a_layout_but_a_table_may_name_them(tmp_path):
+    for patient in ("A-1", "B-1"):
+        for name in ("CT", "PT"):
+            scan(tmp_path / patient, f"{patient}__{name}", TURNED, (8, 8, 8))
+    data, output = DataSettings(layout="hecktor"), UPath(tmp_path / "B-1")
+    assert [case.id for case in find_scans(str(tmp_path), data, 2)] == ["A-1", "B-1"]
+    assert [case.id for case in find_scans(str(tmp_path), data, 2, output)] == ["A-1"]
+    with pytest.raises(ConfigError, match=r"predict\.output"):
+        find_scans(str(tmp_path), data, 2, UPath(tmp_path))
+    (tmp_path / "scans.csv").write_text("case,image\nb,B-1/B-1__CT.nii.gz\n")
+    assert [case.id for case in find_scans(str(tmp_path / "scans.csv"), DataSettings(), 1, output)] == ["b"]
 
 
 def test_what_is_drawn_is_axial_with_the_front_up():

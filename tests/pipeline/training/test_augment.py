@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import affine_transform
 from torch import Tensor
 
-from pipeline.training.augment import AugmentSettings, augment, sampling_grid
+from pipeline.training import augment as module
+from pipeline.training.augment import AugmentSettings, augment, sampling_grid, warp
 
 OFF = {
     "flip": (0.0, 0.0),
@@ -74,6 +79,55 @@ def test_rotation_turns_pixels_not_normalised_coordinates() -> None:
     assert torch.allclose(distance, torch.full_like(distance, 12.0), atol=0.1)
     angle = torch.atan2((image[:, 0] * y).sum((1, 2)), (image[:, 0] * x).sum((1, 2)))
     assert angle.max() - angle.min() > 2  # each sample turns by its own angle
+
+
+def quarter_turn(monkeypatch: pytest.MonkeyPatch, image: Tensor, plane: int, spacing: tuple[float, ...]) -> Tensor:
+    """A volume [*size] turned by 90 degrees in one of its planes: (0, 1), (0, 2), (1, 2)."""
+    turns = [1.0 if n == plane else 0.5 for n in range(3)]
+    monkeypatch.setattr(module, "keyed_uniform", lambda *_: torch.tensor([[0.0, *[0.5] * 10, *turns]]))
+    ranges = AugmentSettings(**{**OFF, "rotate": 90.0})
+    grid = sampling_grid(torch.arange(1), tuple(image.shape), 0, ranges, spacing)
+    inside = torch.ones(1, 1, *image.shape, dtype=torch.bool)
+    return warp(image[None, None], inside, inside, grid)[0][0, 0]
+
+
+def test_a_quarter_turn_of_slices_two_millimetres_apart_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """6 mm up become 6 mm to the side: 3 voxels of 2 mm, and 6 of 1 mm."""
+    image = torch.zeros(9, 17, 17)
+    image[4 - 3, 8, 8] = 1.0
+    turned = quarter_turn(monkeypatch, image, 0, (2.0, 1.0, 1.0))
+    assert [tuple(at) for at in turned.gt(0.99).nonzero().tolist()] in ([(4, 8 - 6, 8)], [(4, 8 + 6, 8)])
+
+
+@pytest.mark.parametrize(("plane", "axes"), [(0, (0, 1)), (1, (0, 2)), (2, (1, 2))])
+def test_a_quarter_turn_is_that_of_scipy(monkeypatch: pytest.MonkeyPatch, plane: int, axes: tuple[int, int]) -> None:
+    spacing = np.array([3.0, 1.0, 1.5])
+    image = torch.rand(10, 16, 14, generator=torch.Generator().manual_seed(2)) + 0.1
+    turn = np.eye(3)
+    turn[np.ix_(axes, axes)] = [[0, -1], [1, 0]]
+    matrix = np.diag(1 / spacing) @ turn @ np.diag(spacing)
+    centre = (np.array(image.shape) - 1) / 2
+    expected = affine_transform(image.numpy(), matrix, centre - matrix @ centre, order=1, cval=np.nan)
+    inside = np.isfinite(expected)
+    assert 0.1 < inside.mean() < 1
+    turned = quarter_turn(monkeypatch, image, plane, tuple(spacing)).numpy()
+    np.testing.assert_allclose(turned[inside], expected[inside], atol=1e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(SIZES), st.tuples(*[st.floats(0.5, 5)] * 3), st.integers(0, 99))
+def test_any_turn_is_rigid_in_millimetres(size: tuple[int, ...], spacing: tuple[float, ...], seed: int) -> None:
+    mm = torch.tensor(spacing[: len(size)], dtype=torch.float64)
+    ranges = AugmentSettings(**{**OFF, "rotate": 180.0})
+    grid = sampling_grid(torch.arange(3), size, seed, ranges, spacing[: len(size)]).double()
+    places = grid.flip(-1) * torch.tensor(size) / 2 * mm  # axes in array order, in mm
+    origin = places[(slice(None), *[0] * len(size))]
+    steps = [places[(slice(None), *[int(a == axis) for a in range(len(size))])] - origin for axis in range(len(size))]
+    moved = torch.stack(steps, -1) / mm  # where a millimetre along each axis goes
+    unit = torch.eye(len(size), dtype=torch.float64).expand_as(moved)
+    torch.testing.assert_close(moved @ moved.mT, unit, atol=2e-4, rtol=0)
+    assert (moved.det() > 0).all()
+    assert (moved - unit).abs().amax((1, 2)).max() > 0.05
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -69,6 +69,22 @@ def test_scores_follow_the_pixels_that_they_belong_to():
     assert (seen.patches.mean(-1) - batch.scores).abs()[inside].max() > 0.1
 
 
+def test_a_view_turns_in_millimetres():
+    """A disc in mm, an ellipse of pixels 2 x 1 mm large, stays one whatever the angle."""
+    size, patch = (32, 64), (4, 4)
+    _, batch = whole_batch(size, patch, 1)
+    y, x = torch.meshgrid(2 * (torch.arange(32) - 15.5), torch.arange(64) - 31.5, indexing="ij")
+    disc = (y.square() + x.square() < 24**2).expand(6, 1, *size).to(torch.uint8)
+    batch = replace(batch, label=patchify(disc, patch), real=torch.ones_like(batch.real))
+    turning = STILL.model_copy(update={"rotate": 180.0, "share": 1.0})
+    changed = [
+        (unpatchify(Views(size, patch, 1, turning, 3, spacing)(batch).label, size, patch, 1) != disc).float().mean()
+        for spacing in ((2.0, 1.0), None)
+    ]
+    assert changed[0] < 0.02
+    assert changed[1] > 0.1
+
+
 def test_valid_is_the_share_of_real_pixels_and_padding_is_black():
     size, patch = (32, 24), (8, 4)
     _, batch = whole_batch(size, patch, 1)

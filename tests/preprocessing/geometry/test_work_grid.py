@@ -68,7 +68,7 @@ def noise(grid, seed=0, order="F"):
 
 def work_grid_of(grid):
     """A grid of any orientation to resample onto."""
-    return WorkGrid(grid, "float32", grid.shape, grid.affine)
+    return WorkGrid(grid, grid.shape, grid.affine)
 
 
 def indices_in(affine, grid):
@@ -100,13 +100,8 @@ def test_working_axes_run_to_the_head_the_back_and_the_left_and_stay_parallel(gr
     assert (np.abs(cosines) > 1e-9).sum() == 3
     if spacing is not None:
         assert plan.voxels.spacing == pytest.approx(spacing, rel=0.01 / min(grid.shape))
-    text = plan.to_json()
-    back = WorkGrid.from_json(text)
-    assert back.to_json() == text
-    assert back.shape == plan.shape
-    assert back.source.shape == grid.shape
-    assert np.array_equal(back.affine, plan.affine)
-    assert np.array_equal(back.source.affine, grid.affine)
+    assert plan.source.shape == grid.shape
+    assert np.array_equal(plan.source.affine, grid.affine)
 
 
 @settings(deadline=None, max_examples=40)

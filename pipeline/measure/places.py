@@ -1,0 +1,47 @@
+"""Mistakes in where things are read and written: paths that vanish with a job."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from preprocessing.storage import absolute
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
+
+def place_mistakes(config: Config, needs: Sequence[str]) -> list[str]:
+    """Every path that cannot be what was meant.
+
+    Args:
+        config: checked for itself already.
+        needs: as in `pipeline.measure.preflight.input_mistakes`.
+    """
+    if not _is_job():
+        return []
+    return [
+        f"{field} = {path}: relative to the job's working directory, which is deleted when the job ends; "
+        "give an absolute path that all machines see, or a URI (s3://, gs://)"
+        for field, path in places(config, needs).items()
+        if path and absolute(path) != path and not Path(path).is_absolute()
+    ]
+
+
+def places(config: Config, needs: Sequence[str]) -> dict[str, str]:
+    """The paths of a job, by field; some may be empty."""
+    found = {"run.dir": config.run.dir, "cache.dir": config.cache.dir}
+    if "data" in needs:
+        found |= {"data.root": config.data.root}
+    if "checkpoint" in needs:
+        found |= {"checkpoint": config.checkpoint}
+    if "predict" in needs:
+        found |= {"predict.input": config.predict.input, "predict.output": config.predict.output}
+    return found
+
+
+def _is_job() -> bool:
+    """Whether this process is the driver of a submitted Ray job."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
