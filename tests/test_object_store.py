@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -193,6 +194,30 @@ def test_of_owners_that_come_at_once_exactly_one_gets_the_lock(bucket: str, stal
     assert names(bucket) == []
 
 
+def test_another_owner_may_come_between_a_look_and_the_put(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, other = f"{bucket}/owner.json", json.dumps({**ELSEWHERE, "beat": time.time()})
+
+    def late(path: UPath, content: bytes) -> bool:
+        put_elsewhere(file, other)
+        return create(path, content)
+
+    monkeypatch.setattr("preprocessing.lock.create", late)
+    with pytest.raises(RunError, match="in use by process 1 on elsewhere"), OwnedLock(file, "the run"):
+        pass
+    assert is_owner(file, "t")
+
+
+def test_only_one_removes_the_lock_of_a_dead_owner(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("preprocessing.lock.CLAIM_S", 0.1)
+    file, dead = f"{bucket}/owner.json", json.dumps(ELSEWHERE)
+    put_elsewhere(file, dead)
+    put_elsewhere(f"{file}-{sha256(dead.encode()).hexdigest()[:16]}", "claimed")  # by one that is about to
+    OwnedLock(file, "the run")._remove_stale(dead)
+    assert is_owner(file, "t")
+    OwnedLock(file, "the run")._remove_stale(dead)  # whose claim is too old by now
+    assert names(bucket) == []
+
+
 def test_a_lock_is_kept_although_its_folder_was_listed_and_lost_to_another_token(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +250,7 @@ def test_a_changed_stage_begins_empty_and_metrics_are_merged(bucket: str) -> Non
             assert names(f"{bucket}/runs/one/pretrain") == ["stage.json"]
     assert "lr changed: 1 -> 2" in said[2]
     folder.merge_metrics({"data": {"cases": 3}})
+    list(UPath(f"{bucket}/runs/one").iterdir())
     put_elsewhere(f"{bucket}/runs/one/metrics.json", json.dumps({"data": {"cases": 3, "other": "longer than before"}}))
     folder.merge_metrics({"data": {"rejected": 1}})
     assert folder.read_metrics() == {"data": {"cases": 3, "other": "longer than before", "rejected": 1}}
@@ -296,6 +322,8 @@ def test_a_driver_sees_what_other_processes_write(bucket: str, monkeypatch: pyte
 def test_the_report_finds_in_a_run_what_it_finds_on_a_disk(bucket: str, tmp_path: Path) -> None:
     _write_run(tmp_path / "busi")
     uri = upload(tmp_path / "busi", f"{bucket}/busi")
+    list(UPath(uri).iterdir())
+    put_elsewhere(f"{uri}/metrics.json", (tmp_path / "busi" / "metrics.json").read_text() + " ")  # of another size
     local, remote = vars(collect(str(tmp_path / "busi"))), vars(collect(uri))
     assert (len(remote["cases"]), len(remote["pretrain"]), len(remote["pictures"]["evaluate"])) == (12, 3, 1)
     for name in local.keys() - {"root"}:
@@ -327,9 +355,10 @@ def test_layouts(bucket: str, tmp_path: Path) -> None:
 
 def test_a_manifest(bucket: str, tmp_path: Path, requests: list[Request]) -> None:
     series(tmp_path / "dicom" / "ct")
+    (tmp_path / "us").mkdir()
     for index in range(4):
-        scan(tmp_path, f"scan{index}", (20, 20), np.s_[5:9, 5:9])
-    rows = [{"case": f"c{i}", "image": f"scan{i}.png", "label": f"scan{i}_mask.png"} for i in range(4)]
+        scan(tmp_path / "us", f"scan{index}", (20, 20), np.s_[5:9, 5:9])
+    rows = [{"case": f"c{i}", "image": f"us/scan{i}.png", "label": f"us/scan{i}_mask.png"} for i in range(4)]
     rows.append({"case": "series", "image": "dicom/ct#CT", "label": ""})
     pd.DataFrame(rows).to_csv(tmp_path / "manifest.csv", index=False)
     uri = upload(tmp_path, f"{bucket}/data")
@@ -347,6 +376,7 @@ def test_phantoms_that_were_not_all_written_are_written_again(bucket: str, tmp_p
     uri = f"{bucket}/demo/scans"
     assert len(load_cases(DataSettings(root=uri, phantoms=3))[0]) == 3
     complete = names(uri)
+    assert ".unfinished" not in complete
     store, path = elsewhere(uri)
     store.rm_file(f"{path}/{complete[0]}")
     put_elsewhere(f"{uri}/.unfinished", "")

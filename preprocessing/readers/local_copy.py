@@ -67,6 +67,5 @@ def local_folder(folder: str) -> Iterator[Path]:
 
 
 def _files_in(folder: UPath) -> list[str]:
-    """Files directly in a store's folder, without the empty object that some tools put in a folder's place."""
-    entries = folder.fs.ls(folder.path, detail=True)
-    return [entry["name"] for entry in entries if entry["type"] == "file" and not entry["name"].endswith("/")]
+    """Files that lie directly in a store's folder."""
+    return [entry["name"] for entry in folder.fs.ls(folder.path, detail=True) if entry["type"] == "file"]
