@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import ray
-from rich.console import Console
 from upath import UPath
 
 from pipeline.benchmark_settings import ARMS
 from pipeline.configuration.overrides import with_fields
-from pipeline.report.comparison import METRICS, markdown, shown, summary
+from pipeline.report.comparison import METRICS, markdown
 from pipeline.runfolder import RunFolder
 from pipeline.training.history import read_history
 from pipeline.training.offers import groups_at_once
@@ -89,7 +88,7 @@ def benchmark(config: Any, prepare: Callable[[Any], None], run_cell: Callable[[A
     if failures:
         raise RunError("some cells of the table failed:\n" + "\n".join(failures))
     table = _write(every, UPath(config.run.dir))
-    Console().print(shown(summary(table)))
+    print(markdown(table))
     return table
 
 

@@ -18,7 +18,7 @@ from upath import UPath
 
 from preprocessing.errors import ConfigError
 from preprocessing.lock import OwnedLock
-from preprocessing.object_store import credentials_in, credentials_mistake, fresh, reaching
+from preprocessing.object_store import credentials_in, credentials_mistake, fresh, read_text
 from preprocessing.settings import Settings
 from preprocessing.storage import make_folder, remove_folder, write_text
 
@@ -145,8 +145,7 @@ def differences(before: Any, after: Any, path: str = "") -> list[str]:
 def read_json(path: UPath) -> Any:
     """The file's content, None if there is no such file."""
     try:
-        with reaching(str(path)):
-            return json.loads(fresh(path).read_text())
+        return json.loads(read_text(path))
     except FileNotFoundError:
         return None
 

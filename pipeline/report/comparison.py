@@ -1,11 +1,10 @@
-"""The comparison table as its readers see it: one row an arm, in Markdown and for a terminal."""
+"""The comparison table as its readers see it: one row an arm, in Markdown."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pandas as pd
-from rich.table import Table
 
 METRICS = ("dsc", "ppv", "sen", "hd95")
 
@@ -36,14 +35,6 @@ def markdown(table: pd.DataFrame) -> str:
     lines = summary(table).astype(str)
     head = "| " + " | ".join(lines.columns) + " |\n|" + "---|" * len(lines.columns) + "\n"
     return head + "".join("| " + " | ".join(row) + " |\n" for row in lines.to_numpy())
-
-
-def shown(table: pd.DataFrame) -> Table:
-    """The summary for a terminal."""
-    lines = Table(*table.columns)
-    for row in table.astype(str).to_numpy():
-        lines.add_row(*row)
-    return lines
 
 
 def _spread(values: pd.Series) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 from upath import UPath
 
 from pipeline.training.history import Record, read_history
-from preprocessing.object_store import fresh
+from preprocessing.object_store import fresh, read_text
 
 STAGES = ("selection", "search", "pretrain", "finetune", "evaluate")
 PACKAGES = ("mps-ams", "ray", "torch", "numpy", "pandas", "pyarrow", "scipy", "pillow", "nibabel", "SimpleITK")
@@ -131,7 +131,7 @@ def _pictures(folder: UPath) -> list[Picture]:
 
 
 def _text(path: UPath) -> str:
-    return path.read_text() if path.exists() else ""
+    return read_text(path) if path.exists() else ""
 
 
 def _versions() -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from upath import UPath
 
-from preprocessing.object_store import fresh, is_local, reaching
+from preprocessing.object_store import is_local, read_text
 from preprocessing.storage import make_folder, replacing, write_text
 
 Record = dict[str, Any]
@@ -82,9 +82,7 @@ class History:
 
 def read_history(folder: UPath) -> list[Record]:
     """The records of a stage's folder; empty where it has none."""
-    path = fresh(folder / "history.jsonl")
     try:
-        with reaching(str(path)):
-            return [json.loads(line) for line in path.read_text().splitlines()]
+        return [json.loads(line) for line in read_text(folder / "history.jsonl").splitlines()]
     except (FileNotFoundError, NotADirectoryError):
         return []
