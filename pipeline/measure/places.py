@@ -1,4 +1,4 @@
-"""Mistakes in where things are read and written: paths that vanish with a job."""
+"""Mistakes in where things are read and written: paths that vanish with a job, keys in URIs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from preprocessing.storage import absolute
+from upath import UPath
+
+from preprocessing.object_store import credentials_in, credentials_mistake, is_local
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -20,14 +22,16 @@ def place_mistakes(config: Config, needs: Sequence[str]) -> list[str]:
         config: checked for itself already.
         needs: as in `pipeline.measure.preflight.input_mistakes`.
     """
-    if not _is_job():
-        return []
-    return [
-        f"{field} = {path}: relative to the job's working directory, which is deleted when the job ends; "
-        "give an absolute path that all machines see, or a URI (s3://, gs://)"
-        for field, path in places(config, needs).items()
-        if path and absolute(path) != path and not Path(path).is_absolute()
-    ]
+    found = {field: path for field, path in places(config, needs).items() if path}
+    mistakes = [credentials_mistake(field) for field, path in found.items() if credentials_in(path)]
+    if _is_job():
+        mistakes += [
+            f"{field} = {path}: relative to the job's working directory, which is deleted when the job ends; "
+            "give an absolute path that all machines see, or a URI (s3://, gs://)"
+            for field, path in found.items()
+            if is_local(UPath(path)) and not Path(path).is_absolute()
+        ]
+    return mistakes
 
 
 def places(config: Config, needs: Sequence[str]) -> dict[str, str]:
