@@ -19,6 +19,7 @@ from pipeline.segmentation.metrics import METRICS, CaseMetrics, case_metrics, su
 from pipeline.segmentation.regions import region_masks
 from preprocessing.case import Case, Rejection
 from preprocessing.errors import RunError
+from preprocessing.storage import make_folder
 
 _MEASURED = [field.name for field in fields(CaseMetrics)]
 COLUMNS = ["case", "stratum", "region", *_MEASURED]
@@ -92,7 +93,7 @@ def evaluate(
     table = pd.DataFrame(rows, columns=COLUMNS)
     summary = _summary(table, list(classes)) | {"resolution": settings.resolution}
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         (folder / "cases.csv").write_text(table.to_csv(index=False))
         reasons = pd.DataFrame([asdict(r) for r in rejected], columns=["case", "file", "reason"])
         (folder / "rejected.csv").write_text(reasons.to_csv(index=False))
@@ -146,7 +147,7 @@ def _draw(
         image, truth, predicted = planes(truth, found.grid, found.image[0], truth, predicted)
         caption = f"{kind}: {row['case']}, DSC {row['dsc']:.2f}, PPV {row['ppv']:.2f}, Sen {row['sen']:.2f}"
         name = "".join(c if c.isalnum() or c in "-_" else "_" for c in f"{kind}_{row['case']}")
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         (folder / f"{name}.png").write_bytes(segmentation_panel(image, truth, predicted, caption))
 
 

@@ -18,7 +18,7 @@ from upath import UPath
 
 from preprocessing.errors import ConfigError
 from preprocessing.lock import OwnedLock
-from preprocessing.object_store import credentials_in, credentials_mistake, fresh, read_text
+from preprocessing.object_store import fresh, read_text, uri_mistake
 from preprocessing.settings import Settings
 from preprocessing.storage import make_folder, remove_folder, write_text
 
@@ -45,13 +45,13 @@ class RunFolder:
     """Access to one run's files; every write to a JSON file is whole or not at all.
 
     Raises:
-        ConfigError: the URI holds credentials.
+        ConfigError: the URI holds credentials, or there is no driver for it.
     """
 
     def __init__(self, root: str, say: Callable[[str], None] = print) -> None:
         # absolute, since workers have working directories of their own
-        if credentials_in(root):
-            raise ConfigError(credentials_mistake("run.dir"))
+        if mistake := uri_mistake("run.dir", root):
+            raise ConfigError(mistake)
         self.root = fresh(UPath(root)) if "://" in root else UPath(Path(root).absolute())
         self._say = say
 

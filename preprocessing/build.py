@@ -32,10 +32,11 @@ from preprocessing.errors import ConfigError, RunError
 from preprocessing.fingerprint import MEMO_FILE, digest_files, digest_of, fingerprint_of, inputs_table, what_changed
 from preprocessing.layouts import DataSettings
 from preprocessing.lock import OwnedLock, check_owner
+from preprocessing.object_store import fresh
 from preprocessing.readers.volumes import is_volume_file
 from preprocessing.schema import CASES, REJECTED, SCHEMA_VERSION
 from preprocessing.shards import Shard, ShardReport, plan, standing, write_shard
-from preprocessing.storage import FULL, TEMPORARY, absolute, full_disk, write_table, write_text, writing_to
+from preprocessing.storage import FULL, TEMPORARY, absolute, full_disk, make_folder, write_table, write_text, writing_to
 
 LOCK_FILE = "owner.json"
 Progress = Callable[[int, int], None]  # cases done, cases in all
@@ -70,14 +71,14 @@ def build_cache(
     cases = sorted(cases, key=lambda case: case.id)
     channels = check_shapes(cases, data.dims, settings)
     cache_dir = absolute(cache_dir)
-    root, lock_file = UPath(cache_dir), str(UPath(cache_dir) / LOCK_FILE)
+    root, lock_file = fresh(UPath(cache_dir)), str(UPath(cache_dir) / LOCK_FILE)
     volumes = is_volume_file(next(iter(cases[0].images.values())))
     each = max(1, settings.most_samples) if volumes else 1  # without a cap nobody knows before they are read
     needed = len(cases) * each * settings.sample_bytes(channels)
     content = {"dims": data.dims, "channels": channels, **settings.content()}
     tables = _tables(cases, rejected, data)
     with writing_to(cache_dir, needed):
-        root.mkdir(parents=True, exist_ok=True)
+        make_folder(root)
         digests = digest_files(cases, root / MEMO_FILE)
         fingerprint = fingerprint_of(cases, digests, content)
         inputs = inputs_table(cases, digests)

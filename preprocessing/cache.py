@@ -18,7 +18,7 @@ from upath import UPath
 
 from preprocessing.errors import RunError
 from preprocessing.geometry.patchify import grid_of
-from preprocessing.object_store import fresh, is_local, open_parts, reaching
+from preprocessing.object_store import fresh, is_local, open_parts, reaching, read_text
 from preprocessing.schema import SCHEMA_VERSION
 
 MANIFEST, CASES_FILE, REJECTED_FILE, INPUTS_FILE = (
@@ -218,8 +218,7 @@ def unpack_real(packed: np.ndarray, tokens: int, pixels: int) -> np.ndarray:
 def read_manifest(uri: str) -> dict[str, Any] | None:
     """What manifest.json says, or None where there is none (or only half of one)."""
     try:
-        with reaching(uri):
-            return json.loads(fresh(UPath(uri) / MANIFEST).read_text())
+        return json.loads(read_text(UPath(uri) / MANIFEST))
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
 

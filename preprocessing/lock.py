@@ -25,7 +25,7 @@ import psutil
 from upath import UPath
 
 from preprocessing.errors import RunError
-from preprocessing.object_store import StoreError, create, fresh, is_local, reaching
+from preprocessing.object_store import StoreError, create, is_local, reaching, read_text
 from preprocessing.storage import make_folder, write_text
 
 HEARTBEAT_S, SILENT_S = 10.0, 60.0
@@ -161,8 +161,7 @@ def _read(file: UPath) -> dict[str, Any] | None:
 
 def _content(file: UPath) -> str | None:
     try:
-        with reaching(str(file)):
-            return fresh(file).read_text(errors="replace")
+        return read_text(file, "replace")
     except FileNotFoundError:
         return None
 

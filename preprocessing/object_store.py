@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
+import fsspec
 import pyarrow as pa
 import pyarrow.fs
+from fsspec.utils import get_protocol
 from upath import UPath
 
 from preprocessing.errors import RunError
@@ -47,6 +49,21 @@ def fresh(path: UPath) -> UPath:
     there, and a file that they rewrote has its former size.
     """
     return path if is_local(path) else UPath(str(path), **{**path.storage_options, "use_listings_cache": False})
+
+
+def read_text(path: UPath, errors: str = "strict") -> str:
+    """A small text file as it stands now, of which another process may put a new one in place at any moment.
+
+    An opened stream would ask for its size first and then fail where the object is another one by then.
+
+    Raises:
+        FileNotFoundError: there is none.
+        StoreError: the store refuses or cannot be reached.
+    """
+    if is_local(path):
+        return path.read_text(errors=errors)
+    with reaching(str(path)):
+        return fresh(path).fs.cat_file(path.path).decode(errors=errors)
 
 
 def open_parts(path: UPath) -> IO[bytes]:
@@ -141,6 +158,28 @@ def credentials_mistake(field: str) -> str:
         f"{field}: the URI holds credentials, which would be in every log and report. Leave them out and set "
         "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or what else your provider reads, in the environment"
     )
+
+
+def uri_mistake(field: str, uri: str) -> str:
+    """What is wrong with a path or URI, before anything is read: credentials, which are not repeated, or no driver.
+
+    Args:
+        field: dotted path of the configuration's field.
+        uri: its value.
+
+    Returns:
+        The message, "" where there is nothing wrong.
+    """
+    if credentials_in(uri):
+        return credentials_mistake(field)
+    scheme = get_protocol(uri)
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except ImportError as error:
+        return f"{field} = {uri}: a package for {scheme}:// is not installed ({error}); there are mps-ams[s3] and [gcs]"
+    except ValueError:
+        return f"{field} = {uri}: there is no kind of storage called {scheme}://"
+    return ""
 
 
 def _holds_credentials(uri: str) -> bool:

@@ -12,11 +12,12 @@ from PIL import Image
 from upath import UPath
 
 from preprocessing.geometry.volume import VoxelGrid
+from preprocessing.storage import make_folder
 
 
 def write_png(path: UPath, values: np.ndarray) -> None:
     """A grey (uint8 or uint16 [H, W]) or colour (uint8 [H, W, 3]) picture; folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     buffer = io.BytesIO()
     Image.fromarray(values).save(buffer, format="PNG")
     path.write_bytes(buffer.getvalue())
@@ -31,7 +32,7 @@ def write_nifti(path: UPath, values: np.ndarray, grid: VoxelGrid, header: Mappin
         grid: of the scan's file, axes in its own order.
         header: `Volume.header` of the scan: its qform and sform codes; without them both say scanner coordinates.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     image = nib.Nifti1Image(values, grid.affine)
     image.set_qform(grid.affine, int(header.get("qform_code", 1)) or 1)
     image.set_sform(grid.affine, int(header.get("sform_code", 1)) or 1)

@@ -17,6 +17,7 @@ from pipeline.training.precision import ResourceSettings
 from pipeline.training.session import Session, TrainSession
 from preprocessing.errors import RunError
 from preprocessing.lock import check_owner
+from preprocessing.object_store import StoreError, fresh
 
 Task = TypeVar("Task")
 
@@ -84,7 +85,7 @@ def train_group(
         trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise RunError(f"training in {folder} failed for good: {_innermost(error)}") from error
-    if failure.exists():
+    if fresh(failure).exists():
         raise RunError(failure.read_text())
 
 
@@ -96,7 +97,7 @@ def device_for_inference() -> torch.device:
 def _work(config: dict[str, Any]) -> None:
     group: GroupTask[Any] = config["group"]
     torch.set_num_threads(group.threads)
-    if not UPath(group.lock).exists():
+    if not fresh(UPath(group.lock)).exists():
         raise RunError(
             f"{group.lock} is not there on the machine {socket.gethostname()}: run.dir must be a folder that all "
             "machines mount, or an object store (s3://, gs://)"
@@ -104,6 +105,8 @@ def _work(config: dict[str, Any]) -> None:
     session = TrainSession(lambda: check_owner(group.lock, group.token), group.checkpoint_s)
     try:
         group.loop(group.task, session)
+    except StoreError:
+        raise  # it may be there again at the next try
     except RunError as error:
         # every worker meets the same mistake; trying again would only repeat it
         if session.rank == 0:

@@ -15,6 +15,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter, map_coordinates
 from upath import UPath
 
+from preprocessing.storage import make_folder
+
 SHARES = {"benign": 0.55, "malignant": 0.3, "normal": 0.15}
 _COPY_EVERY = 20  # one in so many images is seen a second time, as near-duplicates are in BUSI
 _TWO_LESIONS = 0.08  # share of benign images with two lesions, each with a mask file of its own
@@ -156,7 +158,7 @@ def _kinds(count: int) -> list[str]:
 
 
 def _write(folder: UPath, name: str, phantom: Phantom) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     masks = phantom.masks or [np.zeros(phantom.image.shape, bool)]
     files = {f"{name}.png": phantom.image}
     files |= {f"{name}_mask{f'_{i}' if i else ''}.png": mask for i, mask in enumerate(masks)}

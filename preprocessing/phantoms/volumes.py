@@ -10,6 +10,7 @@ from upath import UPath
 
 from preprocessing.phantoms.mri import ENHANCING, make_mri
 from preprocessing.phantoms.petct import make_petct
+from preprocessing.storage import make_folder
 
 _UNLABELLED_EVERY = 6  # one case in so many has no label
 _CENTRES = ("PHA", "PHB", "PHC")
@@ -77,5 +78,5 @@ def _write(file: UPath, values: np.ndarray, affine: np.ndarray) -> None:
     image.set_qform(affine, 1)
     image.set_sform(affine, 1)
     image.header.set_xyzt_units("mm")
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     file.write_bytes(gzip.compress(image.to_bytes(), 1, mtime=0))  # no time stamp: the same bytes every time

@@ -25,6 +25,7 @@ from preprocessing.selection.features import PatchGrid, Polarity, features, moda
 from preprocessing.selection.hitrate import candidates
 from preprocessing.selection.mosaic import Mosaic
 from preprocessing.selection.statistics import PopulationStatistics, StatisticsSum, relative_place
+from preprocessing.storage import make_folder
 
 VERSION = 2  # of the features' definitions
 _BINS = 16  # places along each axis; BUSI's lesions are larger than a sixteenth of the image
@@ -63,7 +64,7 @@ def feature_table(
             return table
     values, valid = _compute(cache, train, names, polarity)
     table = FeatureTable(tuple(names), cache.grid, values, valid, cache.case_numbers, fingerprint, volumes_of(cache))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_features(path, table)
     return table
 

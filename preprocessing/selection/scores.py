@@ -18,7 +18,7 @@ from preprocessing.fingerprint import digest_of
 from preprocessing.selection.feature_graph import feature_table
 from preprocessing.selection.feature_table import FeatureTable
 from preprocessing.selection.selection import CodeBooks, SelectionSettings, fit_selection, score_patches
-from preprocessing.storage import replacing, write_table, write_text
+from preprocessing.storage import make_folder, replacing, write_table, write_text
 
 VERSION = 2
 _META, _SCORES, _BOOKS = "meta.json", "scores.parquet", "codebooks.safetensors"
@@ -137,7 +137,7 @@ def _write(
     root: str, cache: PatchCache, scores: np.ndarray, clusters: np.ndarray, books: CodeBooks, meta: dict[str, Any]
 ) -> None:
     folder = UPath(root)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     columns = {
         "sample": pa.array(cache.samples["sample"], pa.int32()),
         "case": pa.array(cache.samples["case"], pa.string()),

@@ -11,7 +11,7 @@ from tests.traced import KILL, steps, traced_loop
 
 
 def trained(tiny, folder, workers, kill_at=None):
-    fields = {"mask__ratio__start": 0.5, "mask__ratio__end": 0.9, "mask__strength__start": 0.5}
+    fields = {"mask__ratio__family": "linear", "mask__ratio__start": 0.5, "mask__ratio__end": 0.9}
     task = tiny.task(folder / "pretrain", resources__workers=workers, **fields)
     (folder / "pretrain").mkdir(parents=True)
     if kill_at is not None:
