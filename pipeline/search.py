@@ -23,7 +23,7 @@ from pipeline.finetune import FinetuneTask, finetune_loop
 from pipeline.finetune_settings import FinetuneSettings
 from pipeline.pretrain import PretrainTask, pretrain_loop
 from pipeline.search_settings import SearchSettings
-from pipeline.training.offers import offers, share
+from pipeline.training.offers import demand
 from pipeline.training.session import Session, TuneSession
 from preprocessing.errors import RunError
 
@@ -166,7 +166,7 @@ def _run(
 ) -> list[_Trial]:
     """One Tune experiment, resumed where it was interrupted; trials without a result are left out, and said."""
     settings = task.config.search
-    _, gpu = share(task.config.resources, offers())
+    _, gpu = demand(task.config.resources)
     needs = {"CPU": settings.cpus_per_trial} | ({"GPU": settings.gpus_per_trial} if gpu else {})
     trainable = tune.with_resources(
         tune.with_parameters(_trial, task=task, study=study, candidates=candidates, threads=settings.cpus_per_trial),

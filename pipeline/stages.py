@@ -37,7 +37,7 @@ from pipeline.segmentation.inference import Predictor
 from pipeline.training.cluster import joined
 from pipeline.training.group import device_for_inference, train_group
 from pipeline.training.history import read_history
-from pipeline.training.offers import offers, share
+from pipeline.training.offers import demand
 from pipeline.training.progress import StageProgress
 from pipeline.training.sharing import check_shared
 from pipeline.training.watch import watching, watching_trials
@@ -305,7 +305,7 @@ def opened(config: Config) -> Iterator[Pipeline]:
     """The run's folder, locked, its resolved configuration written, and a Ray cluster joined or started."""
     folder = RunFolder(config.run.dir)
     with folder.locked() as token, joined(config.run.address):
-        share(config.resources, offers())  # what will never fit is told before any work
+        demand(config.resources)  # what will never fit is told before any work
         check_shared({"run.dir": str(folder.root), "cache.dir": config.cache.dir or str(folder.root / "cache")})
         write_text(folder.root / CONFIG_FILE, dump(config))
         yield Pipeline(config, folder, token)

@@ -12,7 +12,7 @@ import torch
 from ray.train.torch import TorchTrainer
 from upath import UPath
 
-from pipeline.training.offers import offers, share
+from pipeline.training.offers import demand
 from pipeline.training.precision import ResourceSettings
 from pipeline.training.session import Session, TrainSession
 from preprocessing.errors import RunError
@@ -59,7 +59,7 @@ def train_group(
     """
     failure = folder / "failure.txt"
     failure.unlink(missing_ok=True)
-    cpus, gpu = share(resources, offers())
+    cpus, gpu = demand(resources)
     checkpoint_s = 60 * resources.checkpoint_minutes
     few, most = resources.workers, resources.most_workers
     workers = few if few == most else (few, most)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import ray
+import yaml
 
 from pipeline.training.precision import ResourceSettings
 from preprocessing.errors import RunError
+
+BOOTSTRAP = "~/ray_bootstrap_config.yaml"
 
 
 @dataclass(frozen=True)
@@ -29,37 +33,43 @@ class Offer:
 
     def __str__(self) -> str:
         gpus = f" and {self.gpus} GPU{'s' * (self.gpus > 1)}" if self.gpus else ""
-        many = "any number" if self.machines == sys.maxsize else str(self.machines)
-        return f"{many} x {self.name} with {self.cpus} cores{gpus}"
+        return f"{self.machines} x {self.name} with {self.cpus} cores{gpus}"
 
 
 def offers() -> list[Offer]:
-    """The node types of the autoscaler where there is one, else the machines that are there. Ray must be up."""
-    config = ray._private.state.state.get_cluster_config()
-    if config is not None and config.node_group_configs:
-        return [
-            Offer(
-                group.name,
-                int(group.resources["CPU"]),
-                int(group.resources["GPU"]),
-                group.max_count if group.max_count >= 0 else sys.maxsize,
-            )
-            for group in config.node_group_configs
-            if group.max_count
-        ]
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    return [
-        Offer(node["NodeName"], int(node["Resources"].get("CPU", 0)), int(node["Resources"].get("GPU", 0)), 1)
-        for node in alive
-    ]
+    """The node types of the autoscaler where its configuration is at hand, else the machines that are there.
+
+    `ray up` leaves the configuration on the head, where a submitted job's driver runs. Ray must be up.
+    """
+    types = _node_types()
+    if types:
+        return [_offer(name, spec["resources"], spec.get("max_workers", 1)) for name, spec in types.items()]
+    return [_offer(node["NodeName"], node["Resources"], 1) for node in ray.nodes() if node["Alive"]]
 
 
-def share(resources: ResourceSettings, found: Sequence[Offer]) -> tuple[int, bool]:
+def demand(resources: ResourceSettings) -> tuple[int, bool]:
+    """`share` of what this cluster offers; Ray must be up."""
+    node = ray._private.worker._global_node
+    started_here = node is not None and node.head
+    return share(resources, offers(), may_grow=not started_here and not _node_types())
+
+
+def _node_types() -> dict[str, Any]:
+    file = Path(BOOTSTRAP).expanduser()
+    return (yaml.safe_load(file.read_text()) or {}).get("available_node_types", {}) if file.exists() else {}
+
+
+def _offer(name: str, resources: Mapping[str, float], machines: int) -> Offer:
+    return Offer(name, int(resources.get("CPU", 0)), int(resources.get("GPU", 0)), machines)
+
+
+def share(resources: ResourceSettings, found: Sequence[Offer], may_grow: bool = False) -> tuple[int, bool]:
     """Cores, and whether a GPU, for each worker of a group.
 
     Args:
         resources: as configured; 0 cores: as many as leave room for all workers.
         found: what the cluster offers.
+        may_grow: there may come machines that are not known of (KubeRay tells nobody its groups): nothing is refused.
 
     Raises:
         RunError: not even the least number of workers would ever fit.
@@ -72,6 +82,8 @@ def share(resources: ResourceSettings, found: Sequence[Offer]) -> tuple[int, boo
             if sum(offer.room(cpus, gpu) for offer in found) >= workers:
                 return cpus, gpu
     cpus = resources.cpus_per_worker or 1
+    if may_grow:
+        return cpus, gpu
     room = sum(offer.room(cpus, gpu) for offer in found)
     each = f"{cpus} core(s){' and a GPU' * gpu}"
     raise RunError(
@@ -83,7 +95,7 @@ def share(resources: ResourceSettings, found: Sequence[Offer]) -> tuple[int, boo
 
 def groups_at_once(resources: ResourceSettings) -> int:
     """Groups with these resources that can train side by side on what is there now, at least 1."""
-    cpus, gpu = share(resources, offers())
+    cpus, gpu = demand(resources)
     now = ray.cluster_resources()
     room = min(now.get("CPU", 0) // cpus, now.get("GPU", 0) if gpu else math.inf)
     return max(1, int(room) // resources.workers)

@@ -51,12 +51,13 @@ def head(tmp_path_factory):
         [BIN / "ray", "start", *words], env=here, stdout=subprocess.DEVNULL, start_new_session=True
     )
     try:
-        deadline = time.time() + 60
-        while socket.socket().connect_ex(("127.0.0.1", dashboard)):
+        client = here | {"RAY_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+        deadline = time.time() + 90
+        while job(client, "submit", "--", "true").returncode:  # the job server is up before it can start a job
             assert process.poll() is None
-            assert time.time() < deadline, "the head's job server did not start"
-            time.sleep(0.5)
-        yield here | {"RAY_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+            assert time.time() < deadline, "the head takes no job"
+            time.sleep(1)
+        yield client
     finally:
         family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGTERM)

@@ -1,5 +1,3 @@
-import sys
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +20,6 @@ HEAD, CPU, GPU = Offer("head", 0, 0, 1), Offer("cpu", 16, 0, 8), Offer("gpu", 8,
         ({"workers": 2, "gpu": "no"}, [HEAD, CPU, GPU], (16, False)),
         ({"workers": 1, "max_workers": 9}, [HEAD, GPU], (8, True)),  # as many as fit, later
         ({"cpus_per_worker": 3}, [GPU], (3, True)),
-        ({}, [Offer("any", 4, 0, sys.maxsize)], (4, False)),
     ],
 )
 def test_every_worker_gets_what_leaves_room_for_all(fields, found, expected):
@@ -41,6 +38,12 @@ def test_every_worker_gets_what_leaves_room_for_all(fields, found, expected):
 def test_what_never_fits_is_refused_with_what_would(fields, found):
     with pytest.raises(RunError, match=r"will never fit.*Lower resources\.workers"):
         share(ResourceSettings(**fields), found)
+
+
+def test_nothing_is_refused_where_machines_may_come_that_nobody_told_of():
+    assert share(ResourceSettings(workers=2), [HEAD], may_grow=True) == (1, False)
+    assert share(ResourceSettings(gpu="yes", cpus_per_worker=6), [HEAD], may_grow=True) == (6, True)
+    assert share(ResourceSettings(workers=2), [CPU], may_grow=True) == (16, False)
 
 
 def test_the_message_names_the_machines():
