@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from tests.s3_server import Request
     from tests.tiny import Tiny
 
 # two threads that wait for each other are many times slower than one where other work shares the cores
@@ -80,3 +81,22 @@ def tiny(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     from tests.tiny import make_tiny
 
     return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def requests() -> Iterator[list[Request]]:
+    """What an S3 server on loopback is asked, from the newest test's beginning on."""
+    from tests.s3_server import serving
+
+    with serving() as seen:
+        yield seen
+
+
+@pytest.fixture
+def bucket(requests: list[Request], request: pytest.FixtureRequest) -> str:
+    """URI of a bucket of the test's own."""
+    from tests.s3_server import make_bucket
+
+    uri = make_bucket(request.node.name)
+    requests.clear()
+    return uri

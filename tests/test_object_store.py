@@ -6,7 +6,7 @@ import errno
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
@@ -41,24 +41,9 @@ from preprocessing.storage import replacing, write_table, write_text
 from tests.pipeline.report.test_page import _write_run
 from tests.pipeline.training.test_history import _board, _record
 from tests.preprocessing.tiny_cache import blobs, write_cache
-from tests.s3_server import Request, elsewhere, make_bucket, names, put_elsewhere, serving, upload
+from tests.s3_server import Request, elsewhere, names, put_elsewhere, upload
 
 ELSEWHERE = {"host": "elsewhere", "pid": 1, "started": 0, "token": "t", "what": "the run", "beat": 0}
-
-
-@pytest.fixture(scope="module")
-def requests() -> Iterator[list[Request]]:
-    """What the server is asked, from the newest test's beginning on."""
-    with serving() as seen:
-        yield seen
-
-
-@pytest.fixture
-def bucket(requests: list[Request], request: pytest.FixtureRequest) -> str:
-    """URI of a bucket of the test's own."""
-    uri = make_bucket(request.node.name)
-    requests.clear()
-    return uri
 
 
 def test_files_are_whole_or_not_there(bucket: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,22 +28,7 @@ from tests.pipeline.segmentation.test_inference import predictor, scan
 from tests.preprocessing.readers.dicom_files import STORED, series
 from tests.preprocessing.readers.test_volumes import nifti
 from tests.preprocessing.tiny_cache import blobs, write_cache
-from tests.s3_server import Request, elsewhere, make_bucket, names, put_elsewhere, serving, upload
-
-
-@pytest.fixture(scope="module")
-def requests() -> Iterator[list[Request]]:
-    """What the server is asked, from the newest test's beginning on."""
-    with serving() as seen:
-        yield seen
-
-
-@pytest.fixture
-def bucket(requests: list[Request], request: pytest.FixtureRequest) -> str:
-    """URI of a bucket of the test's own."""
-    uri = make_bucket(request.node.name)
-    requests.clear()
-    return uri
+from tests.s3_server import Request, elsewhere, names, put_elsewhere, upload
 
 
 def _moved(cases: list[Case], root: Path | str, uri: str) -> list[Case]:
