@@ -56,6 +56,9 @@ def run(job: Callable[[Config], object], doc: str, needs: Sequence[str], words: 
         # an error from a worker arrives wrapped, with the worker's traceback as its text
         _say(f"failed: {getattr(error, 'cause', error)}")
         return 1
+    except MemoryError as error:
+        _say(f"failed: the memory of this machine is too small ({str(error) or 'no more was to be had'})")
+        return 1
     except KeyboardInterrupt:
         _say("interrupted; run the same command to go on")
         return 130

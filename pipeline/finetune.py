@@ -32,6 +32,7 @@ from pipeline.training.history import History
 from pipeline.training.learner import Learner
 from pipeline.training.loader import Batch, PatchLoader, rows_of
 from pipeline.training.loss_watch import LossWatch
+from pipeline.training.memory import memory_told
 from pipeline.training.optim import learning_rate
 from pipeline.training.session import Session, sum_over_workers
 from pipeline.training.state import with_prefix
@@ -76,7 +77,8 @@ def finetune(task: FinetuneTask, lock: str, token: str) -> UPath:
 
 def finetune_loop(task: FinetuneTask, session: Session) -> None:
     """What each worker runs."""
-    Finetuning(task, session).run()
+    with memory_told("finetune", task.config.finetune.accumulate):
+        Finetuning(task, session).run()
 
 
 class Finetuning:

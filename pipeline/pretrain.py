@@ -30,6 +30,7 @@ from pipeline.training.history import History
 from pipeline.training.learner import Learner
 from pipeline.training.loader import Batch, PatchLoader, rows_of
 from pipeline.training.loss_watch import LossWatch
+from pipeline.training.memory import memory_told
 from pipeline.training.meters import EpochMeter
 from pipeline.training.noise_scale import NoiseScale
 from pipeline.training.optim import learning_rate
@@ -68,7 +69,8 @@ def selection_key(config: Config) -> str:
 
 def pretrain_loop(task: PretrainTask, session: Session) -> None:
     """What each worker runs."""
-    Pretraining(task, session).run()
+    with memory_told("pretrain", task.config.pretrain.accumulate):
+        Pretraining(task, session).run()
 
 
 class Pretraining:

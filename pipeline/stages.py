@@ -45,7 +45,7 @@ from preprocessing.build import build_cache
 from preprocessing.cache import PatchCache
 from preprocessing.errors import RunError
 from preprocessing.fingerprint import digest_files, fingerprint_of
-from preprocessing.layouts import load_cases
+from preprocessing.layouts import has_phantoms, load_cases
 from preprocessing.selection.benchmark import selection_table
 from preprocessing.selection.scores import ScoreTable, open_features, score_cache
 from preprocessing.splits import Splits, make_splits
@@ -107,7 +107,8 @@ class Pipeline:
     def preprocess(self) -> None:
         """Scans to patch cache, splits and lesion scores; hit rates on the test cases' labels."""
         cache, splits = self.cache, self.splits
-        found = {"cases": len(cache.cases) + len(cache.rejected), "rejected": len(cache.rejected)}
+        found: dict[str, Any] = {"cases": len(cache.cases) + len(cache.rejected), "rejected": len(cache.rejected)}
+        found["phantoms"] = has_phantoms(self.config.data.root)
         labels = {part: len(splits.labelled(part)) for part in ("train", "val", "test")}
         self.folder.merge_metrics({"data": {**found, "splits": splits.counts(), "labels_used": labels}})
         inputs = {**self._data_inputs(), "selection": self.config.selection.model_dump(mode="json")}

@@ -17,12 +17,22 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _ROOT = Path(__file__).resolve().parent.parent
+_RAY = "ray"
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listeners on 127.0.0.1 only
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # the controller otherwise polls every 2 s
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of two test processes one runs all that needs Ray, from the start on, so that there is one cluster; the other
+    begins with the rest, a file at a time."""
+    grouped = [(_RAY if "ray_session" in item.fixturenames else str(item.path), item) for item in items]
+    for group, item in grouped:
+        item.add_marker(pytest.mark.xdist_group(group))
+    items[:] = [item for _, item in sorted(grouped, key=lambda pair: pair[0] != _RAY)]
 
 
 @pytest.fixture(scope="session")

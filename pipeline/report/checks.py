@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pipeline.report.data import ReportData
 
+_FEW_TESTED = 10
+
 
 def attention(data: ReportData) -> list[str]:
     """Sentences to read before the rest of the report; empty when nothing stands out."""
@@ -12,6 +14,8 @@ def attention(data: ReportData) -> list[str]:
 
 def _inputs(data: ReportData) -> list[str]:
     notes = []
+    if (data.metrics.get("data") or {}).get("phantoms"):
+        notes.append("There are phantoms among the scans: this run shows that it works, its figures are no evidence.")
     if data.setting("pretrain.include_test"):
         notes.append("Pretraining also read the test images (pretrain.include_test), so this is no clean test.")
     counts = data.metrics.get("data", {})
@@ -60,6 +64,9 @@ def _test(data: ReportData) -> list[str]:
     false, free = test.get("false_positive_rate"), test.get("lesion_free_cases")
     if false is not None and false > 0.5:
         notes.append(f"The segmenter finds a lesion in {false:.0%} of the {free} lesion-free test cases.")
+    tested = test.get("cases")
+    if tested is not None and tested < _FEW_TESTED:
+        notes.append(f"Only {tested} test cases hold a lesion: too few to judge a segmenter by.")
     scores = data.scored["dsc"].dropna() if "dsc" in data.scored else []
     missed = sum(score < 0.05 for score in scores)
     if len(scores) and missed / len(scores) > 0.1:

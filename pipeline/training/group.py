@@ -12,6 +12,7 @@ import torch
 from ray.train.torch import TorchTrainer
 from upath import UPath
 
+from pipeline.training.memory import MemoryShortage
 from pipeline.training.offers import demand
 from pipeline.training.precision import ResourceSettings
 from pipeline.training.session import Session, TrainSession
@@ -105,8 +106,8 @@ def _work(config: dict[str, Any]) -> None:
     session = TrainSession(lambda: check_owner(group.lock, group.token), group.checkpoint_s)
     try:
         group.loop(group.task, session)
-    except StoreError:
-        raise  # it may be there again at the next try
+    except (StoreError, MemoryShortage):
+        raise  # one worker's trouble, perhaps gone at the next try
     except RunError as error:
         # every worker meets the same mistake; trying again would only repeat it
         if session.rank == 0:

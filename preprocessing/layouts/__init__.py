@@ -44,6 +44,8 @@ class DataSettings(SplitSettings, DuplicateSettings):
 
 
 _UNFINISHED = ".unfinished"
+_PHANTOMS = "PHANTOMS.txt"
+_PHANTOMS_TEXT = "Scans in this folder are phantoms, made up by a program. No figure that they give is evidence.\n"
 Layout = Callable[[DataSettings], tuple[list[Case], list[Rejection]]]
 
 LAYOUTS: dict[str, Layout] = {
@@ -107,6 +109,11 @@ def _load(data: DataSettings) -> tuple[list[Case], list[Rejection]]:
     return sorted(cases, key=lambda case: case.id), rejected
 
 
+def has_phantoms(root: str) -> bool:
+    """Whether scans under a data root are made up, in whole or in part, so that no figure of it is evidence."""
+    return (UPath(root) / _PHANTOMS).exists()
+
+
 def _with_modalities(cases: list[Case], wanted: tuple[str, ...]) -> list[Case]:
     lacking = [name for name in wanted if any(name not in case.images for case in cases)]
     if lacking:
@@ -126,14 +133,19 @@ def _write_phantoms(data: DataSettings) -> None:
     """
     if not is_local(UPath(data.root)):
         write_text(UPath(data.root) / _UNFINISHED, "")
-        PHANTOMS[data.layout](data.root, data.phantoms, 0)
+        _write_all(data, data.root)
         fresh(UPath(data.root) / _UNFINISHED).unlink()
         return
     root = Path(data.root)
     part = root.with_name(f"{root.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    PHANTOMS[data.layout](str(part), data.phantoms, 0)
+    _write_all(data, str(part))
     part.rename(root)
+
+
+def _write_all(data: DataSettings, root: str) -> None:
+    PHANTOMS[data.layout](root, data.phantoms, 0)
+    write_text(UPath(root) / _PHANTOMS, _PHANTOMS_TEXT)
 
 
 def _nearest(path: UPath) -> str:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from preprocessing.errors import ConfigError
-from preprocessing.layouts import DataSettings, load_cases
+from preprocessing.layouts import DataSettings, has_phantoms, load_cases
 
 
 def png(path, value=0):
@@ -173,3 +173,13 @@ def test_a_case_may_not_be_called_what_leads_out_of_the_results(tmp_path, name):
     (tmp_path / "manifest.csv").write_text(f"case,image\n{name},a.png\n")
     with pytest.raises(ConfigError, match="may not begin with / or hold"):
         load_cases(DataSettings(root=str(tmp_path), layout="manifest"))
+
+
+@pytest.mark.parametrize("layout", ["busi", "hecktor", "brats"])
+def test_phantoms_are_known_as_such_and_their_mark_is_no_scan(tmp_path, layout):
+    root = str(tmp_path / "scans")
+    cases, rejected = load_cases(DataSettings(root=root, layout=layout, phantoms=3))
+    assert (len(cases), rejected) == (3, [])
+    assert has_phantoms(root)
+    assert load_cases(DataSettings(root=root, layout=layout)) == (cases, rejected)
+    assert not has_phantoms(str(tmp_path))

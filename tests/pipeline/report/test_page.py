@@ -209,6 +209,8 @@ def _data(**metrics: Any) -> ReportData:
     ("data", "told"),
     [
         (_data(data={"cases": 100, "rejected": 9}), "9 of 100 cases were rejected (9%)"),
+        (_data(data={"cases": 9, "rejected": 0, "phantoms": True}), "There are phantoms among the scans"),
+        (_data(segmentation={"test": {"cases": 3}}), "Only 3 test cases hold a lesion"),
         (_data(selection={"lesion_hit_rate": {"0.25": 0.26}, "random": {"0.25": 0.25}}), "no better than chance"),
         (_data(selection={"lesion_hit_rate": {"0.25": 0.5}, "no_clusters": {"0.25": 0.6}}), "worse than the ranking"),
         (
