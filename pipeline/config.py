@@ -16,6 +16,7 @@ from pipeline.pretrain_settings import PretrainSettings
 from pipeline.runfolder import RunSettings
 from pipeline.schedule import RatioSettings, ScheduleSettings
 from pipeline.search_settings import SearchSettings
+from pipeline.tracking import TrackingSettings
 from pipeline.training.loader import LoaderSettings
 from pipeline.training.precision import ResourceSettings
 from preprocessing.cache_settings import CacheSettings
@@ -67,6 +68,7 @@ class Config(Settings):
     evaluate: EvaluateSettings = Field(EvaluateSettings(), description="Judging the segmenter on test cases.")
     predict: PredictSettings = Field(PredictSettings(), description="Prediction on new scans.")
     benchmark: BenchmarkSettings = Field(BenchmarkSettings(), description="The comparison table.")
+    tracking: TrackingSettings = Field(TrackingSettings(), description="The run's numbers on an MLflow server too.")
     resources: ResourceSettings = Field(ResourceSettings(), description="Workers, devices, number formats.")
 
     @model_validator(mode="after")

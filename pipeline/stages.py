@@ -34,6 +34,7 @@ from pipeline.search import Space, Study, finetune_study, schedule_study
 from pipeline.search import search as search_space
 from pipeline.segmentation.cleaning import choose_least_sizes
 from pipeline.segmentation.inference import Predictor
+from pipeline.tracking import Tracker
 from pipeline.training.cluster import joined
 from pipeline.training.group import device_for_inference, train_group
 from pipeline.training.history import read_history
@@ -62,6 +63,11 @@ class Pipeline:
         self.config, self.folder, self.token = config, folder, token
         self.cache_dir = config.cache.dir or str(folder.root / "cache")
         self.splits_file = str(folder.root / SPLITS_FILE)
+
+    @functools.cached_property
+    def tracker(self) -> Tracker:
+        """Where the run's numbers go beside its folder."""
+        return Tracker(self.config.tracking, self.folder.root, self.config.model_dump(mode="json"))
 
     @functools.cached_property
     def cache(self) -> PatchCache:
@@ -170,7 +176,7 @@ class Pipeline:
             if stage.done:
                 return
             task = replace(self.pretrain_task(), folder=str(stage.folder))
-            with watching("pretrain", stage.folder, config.pretrain.epochs):
+            with watching("pretrain", stage.folder, config.pretrain.epochs, told=self.tracker.records("pretrain")):
                 train_group(
                     pretrain_loop,
                     task,
@@ -189,7 +195,8 @@ class Pipeline:
         with self.folder.stage("finetune", self._finetune_inputs()) as stage:
             if stage.done:
                 return
-            with watching("finetune", stage.folder, config.finetune.epochs, "val_dsc"):
+            told = self.tracker.records("finetune")
+            with watching("finetune", stage.folder, config.finetune.epochs, "val_dsc", told):
                 segmenter = train_segmenter(self._finetune_task(stage.folder), self.folder.lock_file, self.token)
             validation = set(self.splits.labelled("val"))
             cases = [case for case in load_cases(config.data)[0] if case.id in validation]
@@ -220,6 +227,7 @@ class Pipeline:
             with StageProgress("evaluate", len(cases), "cases") as progress:
                 result = evaluation.evaluate(predictor, cases, config.evaluate, stage.folder, progress.update)
             self.folder.merge_metrics({"segmentation": {"test": result.summary}})
+            self.tracker.result(result.summary)
         test = self.folder.read_metrics()["segmentation"]["test"]
         print(
             "test: " + ", ".join(f"{k} {test[k]:.3f}" for k in ("dsc", "ppv", "sen", "hd95") if test.get(k) is not None)

@@ -26,6 +26,7 @@ _QUIET = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of two test processes one runs all that needs Ray, from the start on, so that there is one cluster; the other
     begins with the rest, a file at a time."""

@@ -34,6 +34,7 @@ class GroupTask(Generic[Task]):
     lock: str
     token: str
     failure: str
+    shortage: str
 
 
 def train_group(
@@ -58,15 +59,18 @@ def train_group(
     Raises:
         RunError: the loop ended with one, or the group failed more often than allowed.
     """
-    failure = folder / "failure.txt"
-    failure.unlink(missing_ok=True)
+    failure, shortage = folder / "failure.txt", folder / "shortage.txt"
+    for file in (failure, shortage):
+        file.unlink(missing_ok=True)
     cpus, gpu = demand(resources)
     checkpoint_s = 60 * resources.checkpoint_minutes
     few, most = resources.workers, resources.most_workers
     workers = few if few == most else (few, most)
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"group": GroupTask(loop, task, cpus, checkpoint_s, lock, token, str(failure))},
+        train_loop_config={
+            "group": GroupTask(loop, task, cpus, checkpoint_s, lock, token, str(failure), str(shortage))
+        },
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,  # type: ignore[arg-type]  # the old API knows no range
             use_gpu=gpu,
@@ -85,7 +89,8 @@ def train_group(
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise RunError(f"training in {folder} failed for good: {_innermost(error)}") from error
+        why = shortage.read_text() if fresh(shortage).exists() else _innermost(error)
+        raise RunError(f"training in {folder} failed for good: {why}") from error
     if fresh(failure).exists():
         raise RunError(failure.read_text())
 
@@ -106,8 +111,10 @@ def _work(config: dict[str, Any]) -> None:
     session = TrainSession(lambda: check_owner(group.lock, group.token), group.checkpoint_s)
     try:
         group.loop(group.task, session)
-    except (StoreError, MemoryShortage):
-        raise  # one worker's trouble, perhaps gone at the next try
+    except (StoreError, MemoryShortage) as error:  # one worker's trouble, perhaps gone at the next try
+        if isinstance(error, MemoryShortage):
+            UPath(group.shortage).write_text(str(error))
+        raise
     except RunError as error:
         # every worker meets the same mistake; trying again would only repeat it
         if session.rank == 0:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from upath import UPath
 
-from pipeline.training.history import read_history
+from pipeline.training.history import Record, read_history
 from pipeline.training.progress import StageProgress
 from preprocessing.object_store import StoreError, fresh, is_local
 
@@ -16,7 +16,13 @@ _POLL_S, _STORE_POLL_S = 2.0, 10.0  # of a folder on a disk; on a store, where e
 
 
 @contextmanager
-def watching(title: str, folder: UPath, epochs: int, metric: str = "loss") -> Iterator[None]:
+def watching(
+    title: str,
+    folder: UPath,
+    epochs: int,
+    metric: str = "loss",
+    told: Callable[[Sequence[Record]], None] = lambda records: None,
+) -> Iterator[None]:
     """Count the epochs in the folder's history while the body runs.
 
     Args:
@@ -24,10 +30,12 @@ def watching(title: str, folder: UPath, epochs: int, metric: str = "loss") -> It
         folder: where history.jsonl grows.
         epochs: epochs in all.
         metric: field of a record that is shown beside; the newest that there is.
+        told: gets the history at every look, and once more at the end.
     """
 
     def look() -> tuple[int, str]:
         records = read_history(folder)
+        told(records)
         values = [f"{metric} {r[metric]:.4f}" for r in records if isinstance(r.get(metric), float)]
         return (records[-1]["epoch"] if records else 0), (values[-1] if values else "")
 

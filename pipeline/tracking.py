@@ -1,0 +1,157 @@
+"""A run's numbers in MLflow as well, where a tracking server is given; the run never waits for it nor fails with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, field_validator
+from upath import UPath
+
+from preprocessing.object_store import credentials_in, read_text
+from preprocessing.settings import Settings
+from preprocessing.storage import write_text
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
+
+_RUN_FILE = "mlflow.json"
+_PARAMS_AT_ONCE, _METRICS_AT_ONCE, _VALUE = 100, 1000, 500  # what the server takes
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # it speaks to its makers otherwise
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+}
+
+
+class TrackingSettings(Settings):
+    """A tracking server that gets the run's numbers beside the run's own files."""
+
+    uri: str = Field(
+        "",
+        description="MLflow server, such as http://127.0.0.1:5000 (needs the extra `mlflow`); empty: none. Name and "
+        "password, if it wants them, go into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.",
+    )
+    experiment: str = Field("mps-ams", min_length=1, description="MLflow experiment that the run is filed under.")
+
+    @field_validator("uri")
+    @classmethod
+    def _usable(cls, uri: str) -> str:
+        if credentials_in(uri):
+            raise ValueError("holds a password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead")
+        if uri and find_spec("mlflow") is None:
+            raise ValueError("needs MLflow: pip install 'mps-ams[mlflow]'")
+        return uri
+
+
+class Tracker:
+    """One MLflow run for one run folder; the same one when the run goes on.
+
+    Args:
+        settings: server and experiment; without a server every method does nothing.
+        root: the run's folder, which remembers the MLflow run.
+        config: the resolved configuration, which becomes the MLflow run's parameters.
+        say: told once when the server cannot be reached.
+    """
+
+    def __init__(
+        self,
+        settings: TrackingSettings,
+        root: UPath,
+        config: Mapping[str, Any],
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self._settings, self._root, self._config, self._say = settings, root, config, say
+        self._told: dict[str, int] = {}  # records of each stage that the server has
+        self._run = ""
+        self._client: Any = None
+        if settings.uri:
+            os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
+            with self._reaching():
+                self._open()
+
+    def records(self, stage: str) -> Callable[[Sequence[Mapping[str, Any]]], None]:
+        """What to give a stage's history to, as often as one likes: each record is sent once, its epoch as step."""
+
+        def send(history: Sequence[Mapping[str, Any]]) -> None:
+            new = history[self._known(stage) :] if self._client else ()
+            if not new:
+                return
+            with self._reaching():
+                self._send(metric for record in new for metric in _metrics(stage, record))
+                self._told[stage] = len(history)
+
+        return send
+
+    def result(self, numbers: Mapping[str, Any]) -> None:
+        """The test metrics, and that the run is done."""
+        if self._client:
+            with self._reaching():
+                self._send(_metrics("test", numbers))
+                self._client.set_terminated(self._run)
+
+    def _open(self) -> None:
+        from mlflow import MlflowClient
+        from mlflow.entities import Param
+
+        client = MlflowClient(tracking_uri=self._settings.uri)
+        known = json.loads(read_text(self._root / _RUN_FILE)) if (self._root / _RUN_FILE).exists() else {}
+        if known.get("uri") == self._settings.uri:
+            self._run, self._client = known["run"], client
+            client.update_run(self._run, status="RUNNING")
+            return
+        found = client.get_experiment_by_name(self._settings.experiment)
+        experiment = found.experiment_id if found else client.create_experiment(self._settings.experiment)
+        self._run = client.create_run(experiment, run_name=self._root.name).info.run_id
+        params = [Param(name, str(value)[:_VALUE]) for name, value in _flat(self._config)]
+        for start in range(0, len(params), _PARAMS_AT_ONCE):
+            client.log_batch(self._run, params=params[start : start + _PARAMS_AT_ONCE])
+        write_text(self._root / _RUN_FILE, json.dumps({"uri": self._settings.uri, "run": self._run}))
+        self._client = client
+
+    def _known(self, stage: str) -> int:
+        """Records of the stage that the server has, from this driver or from a former one."""
+        if stage not in self._told:
+            with self._reaching():
+                newest = self._client.get_run(self._run).data.metrics
+                self._told[stage] = int(newest.get(f"{stage}.epoch", 0))
+        return self._told.get(stage, 0)
+
+    def _send(self, metrics: Iterable[Metric]) -> None:
+        every = list(metrics)
+        for start in range(0, len(every), _METRICS_AT_ONCE):
+            self._client.log_batch(self._run, metrics=every[start : start + _METRICS_AT_ONCE])
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except (MlflowException, OSError) as error:
+            self._client = None
+            reason = str(error).partition("\n")[0][:200]
+            self._say(f"tracking: {self._settings.uri} is left out from here on, the run goes on ({reason})")
+
+
+def _metrics(stage: str, record: Mapping[str, Any]) -> Iterator[Metric]:
+    from mlflow.entities import Metric
+
+    now, step = int(time.time() * 1000), int(record.get("epoch", 0))
+    for name, value in record.items():
+        if isinstance(value, (int, float)):
+            yield Metric(f"{stage}.{name}", float(value), now, step)
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in fields.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
