@@ -18,13 +18,13 @@ import yaml
 from upath import UPath
 
 from pipeline import benchmark as comparison
-from pipeline import evaluate as evaluation
 from pipeline import predict as prediction
 from pipeline.config import Config
 from pipeline.configuration.overrides import with_fields
 from pipeline.configuration.resolve import dump
 from pipeline.finetune import FinetuneTask
 from pipeline.finetune import finetune as train_segmenter
+from pipeline.judging import choose_sizes, judge, predictor_for
 from pipeline.pretrain import PretrainTask, pretrain_loop, selection_key
 from pipeline.pretrain_settings import SCRATCH
 from pipeline.report.page import write_report
@@ -32,13 +32,12 @@ from pipeline.report.selection import report_selection
 from pipeline.runfolder import RunFolder
 from pipeline.search import Space, Study, finetune_study, schedule_study
 from pipeline.search import search as search_space
-from pipeline.segmentation.cleaning import choose_least_sizes
-from pipeline.segmentation.inference import Predictor
 from pipeline.tracking import Tracker
 from pipeline.training.cluster import joined
-from pipeline.training.group import device_for_inference, train_group
+from pipeline.training.group import train_group
 from pipeline.training.history import read_history
 from pipeline.training.offers import demand
+from pipeline.training.placement import on_device
 from pipeline.training.progress import StageProgress
 from pipeline.training.sharing import check_shared
 from pipeline.training.watch import watching, watching_trials
@@ -200,7 +199,7 @@ class Pipeline:
                 segmenter = train_segmenter(self._finetune_task(stage.folder), self.folder.lock_file, self.token)
             validation = set(self.splits.labelled("val"))
             cases = [case for case in load_cases(config.data)[0] if case.id in validation]
-            choose_least_sizes(self._predictor(str(segmenter), config.evaluate), cases, segmenter)
+            on_device(config.resources, choose_sizes, config, str(segmenter), cases)
 
     def evaluate(self) -> None:
         """Metrics on the test cases; with `checkpoint`, another run's segmenter on all labelled cases of data.root."""
@@ -223,11 +222,9 @@ class Pipeline:
         with self.folder.stage("evaluate", inputs) as stage:
             if stage.done:
                 return
-            predictor = self._predictor(checkpoint, config.evaluate)
-            with StageProgress("evaluate", len(cases), "cases") as progress:
-                result = evaluation.evaluate(predictor, cases, config.evaluate, stage.folder, progress.update)
-            self.folder.merge_metrics({"segmentation": {"test": result.summary}})
-            self.tracker.result(result.summary)
+            summary = on_device(config.resources, judge, config, checkpoint, cases, str(stage.folder))
+            self.folder.merge_metrics({"segmentation": {"test": summary}})
+            self.tracker.result(summary)
         test = self.folder.read_metrics()["segmentation"]["test"]
         print(
             "test: " + ", ".join(f"{k} {test[k]:.3f}" for k in ("dsc", "ppv", "sen", "hd95") if test.get(k) is not None)
@@ -238,7 +235,7 @@ class Pipeline:
         config = self.config
         checkpoint = config.checkpoint or str(self.folder.root / "finetune" / "segmenter")
         output = prediction.output_folder(config.predict, self.folder.root)
-        predictor = self._predictor(checkpoint, config.predict)
+        predictor = predictor_for(checkpoint, config.predict, config)
         cases = prediction.find_scans(config.predict.input, config.data, predictor.card.channels, output)
         with StageProgress("predict", len(cases), "scans") as progress:
             table, rejected = prediction.predict(predictor, cases, config.predict, output, progress.update)
@@ -247,9 +244,6 @@ class Pipeline:
     def report(self) -> None:
         """report.html from what is there."""
         print(f"report: {write_report(str(self.folder.root))}")
-
-    def _predictor(self, checkpoint: str, settings: Any) -> Predictor:
-        return Predictor(checkpoint, settings, device_for_inference(), self.config.resources.precision)
 
     @property
     def _scores_dir(self) -> str:

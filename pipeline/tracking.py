@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from preprocessing.settings import Settings
 from preprocessing.storage import write_text
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities import Metric
 
 _RUN_FILE = "mlflow.json"
@@ -27,7 +28,9 @@ _QUIET = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+_PAUSE_S = 60.0  # between tries, once a server did not answer
 
 
 class TrackingSettings(Settings):
@@ -57,7 +60,7 @@ class Tracker:
         settings: server and experiment; without a server every method does nothing.
         root: the run's folder, which remembers the MLflow run.
         config: the resolved configuration, which becomes the MLflow run's parameters.
-        say: told once when the server cannot be reached.
+        say: told once when the server cannot be reached; it is tried again later.
     """
 
     def __init__(
@@ -68,76 +71,79 @@ class Tracker:
         say: Callable[[str], None] = print,
     ) -> None:
         self._settings, self._root, self._config, self._say = settings, root, config, say
-        self._told: dict[str, int] = {}  # records of each stage that the server has
+        self._sent: dict[str, int] = {}  # records of each stage that the server has
         self._run = ""
-        self._client: Any = None
+        self._client: MlflowClient | None = None
+        self._next_try, self._complained = 0.0, False
         if settings.uri:
             os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
-            with self._reaching():
-                self._open()
 
     def records(self, stage: str) -> Callable[[Sequence[Mapping[str, Any]]], None]:
         """What to give a stage's history to, as often as one likes: each record is sent once, its epoch as step."""
 
         def send(history: Sequence[Mapping[str, Any]]) -> None:
-            new = history[self._known(stage) :] if self._client else ()
-            if not new:
-                return
-            with self._reaching():
-                self._send(metric for record in new for metric in _metrics(stage, record))
-                self._told[stage] = len(history)
+            if len(history) > self._sent.get(stage, 0):
+                self._try(partial(self._send_new, stage, history))
 
         return send
 
     def result(self, numbers: Mapping[str, Any]) -> None:
         """The test metrics, and that the run is done."""
-        if self._client:
-            with self._reaching():
-                self._send(_metrics("test", numbers))
-                self._client.set_terminated(self._run)
 
-    def _open(self) -> None:
+        def send(client: MlflowClient) -> None:
+            self._send(client, _metrics("test", numbers))
+            client.set_terminated(self._run)
+
+        self._try(send)
+
+    def _try(self, action: Callable[[MlflowClient], None]) -> None:
+        """Act on the server if there is one and it answers."""
+        if not self._settings.uri or time.monotonic() < self._next_try:
+            return
+        from mlflow.exceptions import MlflowException
+
+        try:
+            if self._client is None:
+                self._client = self._open()
+            action(self._client)
+        except (MlflowException, OSError) as error:
+            self._next_try = time.monotonic() + _PAUSE_S
+            if not self._complained:
+                reason = str(error).partition("\n")[0][:200]
+                self._say(f"tracking: {self._settings.uri} does not answer; the run goes on without ({reason})")
+            self._complained = True
+
+    def _open(self) -> MlflowClient:
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
         client = MlflowClient(tracking_uri=self._settings.uri)
         known = json.loads(read_text(self._root / _RUN_FILE)) if (self._root / _RUN_FILE).exists() else {}
         if known.get("uri") == self._settings.uri:
-            self._run, self._client = known["run"], client
+            self._run = known["run"]
             client.update_run(self._run, status="RUNNING")
-            return
+            return client
         found = client.get_experiment_by_name(self._settings.experiment)
         experiment = found.experiment_id if found else client.create_experiment(self._settings.experiment)
         self._run = client.create_run(experiment, run_name=self._root.name).info.run_id
+        write_text(self._root / _RUN_FILE, json.dumps({"uri": self._settings.uri, "run": self._run}))
         params = [Param(name, str(value)[:_VALUE]) for name, value in _flat(self._config)]
         for start in range(0, len(params), _PARAMS_AT_ONCE):
             client.log_batch(self._run, params=params[start : start + _PARAMS_AT_ONCE])
-        write_text(self._root / _RUN_FILE, json.dumps({"uri": self._settings.uri, "run": self._run}))
-        self._client = client
+        return client
 
-    def _known(self, stage: str) -> int:
-        """Records of the stage that the server has, from this driver or from a former one."""
-        if stage not in self._told:
-            with self._reaching():
-                newest = self._client.get_run(self._run).data.metrics
-                self._told[stage] = int(newest.get(f"{stage}.epoch", 0))
-        return self._told.get(stage, 0)
+    def _send_new(self, stage: str, history: Sequence[Mapping[str, Any]], client: MlflowClient) -> None:
+        if stage not in self._sent:  # a former driver may have sent some
+            newest = client.get_run(self._run).data.metrics
+            self._sent[stage] = int(newest.get(f"{stage}.epoch", 0))
+        new = history[self._sent[stage] :]
+        self._send(client, (metric for record in new for metric in _metrics(stage, record)))
+        self._sent[stage] = len(history)
 
-    def _send(self, metrics: Iterable[Metric]) -> None:
+    def _send(self, client: MlflowClient, metrics: Iterable[Metric]) -> None:
         every = list(metrics)
         for start in range(0, len(every), _METRICS_AT_ONCE):
-            self._client.log_batch(self._run, metrics=every[start : start + _METRICS_AT_ONCE])
-
-    @contextmanager
-    def _reaching(self) -> Iterator[None]:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            yield
-        except (MlflowException, OSError) as error:
-            self._client = None
-            reason = str(error).partition("\n")[0][:200]
-            self._say(f"tracking: {self._settings.uri} is left out from here on, the run goes on ({reason})")
+            client.log_batch(self._run, metrics=every[start : start + _METRICS_AT_ONCE])
 
 
 def _metrics(stage: str, record: Mapping[str, Any]) -> Iterator[Metric]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from pydantic import ValidationError
@@ -49,14 +50,29 @@ def test_every_record_arrives_once_and_the_result_ends_the_run(tmp_path, setting
     assert "pretrain.note" not in run.data.metrics
 
 
-def test_a_server_that_is_not_there_is_told_once_and_left_out(tmp_path, monkeypatch):
+def test_a_server_that_is_not_there_is_told_once(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     said: list[str] = []
     tracker = Tracker(TrackingSettings(uri="http://127.0.0.1:9"), UPath(tmp_path), CONFIG, said.append)
     tracker.records("pretrain")(RECORDS)
     tracker.result({"dsc": 0.5})
     (line,) = said
-    assert line.startswith("tracking: http://127.0.0.1:9 is left out from here on, the run goes on")
+    assert line.startswith("tracking: http://127.0.0.1:9 does not answer; the run goes on without")
+
+
+def test_what_a_server_missed_is_sent_later(tmp_path, settings, monkeypatch):
+    root, said = UPath(tmp_path / "busi"), []
+    root.mkdir()
+    tracker = Tracker(settings, root, CONFIG, said.append)
+    with monkeypatch.context() as broken:
+        broken.setattr(mlflow.MlflowClient, "log_batch", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("no")))
+        tracker.records("pretrain")(RECORDS[:1])
+    now = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: now() + 100)
+    tracker.records("pretrain")(RECORDS)
+    client, run = run_of(root, settings)
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "pretrain.loss")] == [1, 2, 3]
+    assert len(said) == 1
 
 
 def test_without_a_server_nothing_is_written(tmp_path):

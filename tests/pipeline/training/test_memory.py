@@ -19,13 +19,13 @@ from preprocessing.lock import OwnedLock
 
 def limited_loop(task: PretrainTask, session: Session) -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 100 * 2**20,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 600 * 2**20,) * 2)
     pretrain_loop(task, session)
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the limit is set relative to what /proc tells")
 def test_a_model_larger_than_a_workers_memory_ends_with_what_to_do(tiny, tmp_path, ray_session):
-    task = tiny.task(tmp_path / "run", model__width=1536, resources__max_failures=0)
+    task = tiny.task(tmp_path / "run", model__width=4608, resources__max_failures=0)
     with OwnedLock(str(tmp_path / "owner.json"), "a test") as lock, pytest.raises(RunError) as told:
         train_group(limited_loop, task, UPath(task.folder), task.config.resources, 2, lock.file, lock.token)
     assert "the machine's memory is too small; raise pretrain.accumulate (now 1)" in str(told.value)
