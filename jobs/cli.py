@@ -17,6 +17,7 @@ from rich.console import Console
 
 from pipeline.training.environment import prepare
 from preprocessing.errors import ConfigError, RunError
+from preprocessing.object_store import store_errors
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -55,6 +56,9 @@ def run(job: Callable[[Config], object], doc: str, needs: Sequence[str], words: 
     except RunError as error:
         # an error from a worker arrives wrapped, with the worker's traceback as its text
         _say(f"failed: {getattr(error, 'cause', error)}")
+        return 1
+    except store_errors() as error:  # a disk's errors too, whose text names the file
+        _say(f"failed: {type(error).__name__}: {error}")
         return 1
     except MemoryError as error:
         _say(f"failed: the memory of this machine is too small ({str(error) or 'no more was to be had'})")

@@ -58,12 +58,12 @@ class Tiny:
         return PretrainTask(config, self.cache, self.splits, {selection_key(config): self.scores}, str(folder))
 
 
-def make_tiny(folder: Path, count: int = 24, seed: int = 0) -> Tiny:
-    """Write the phantoms and preprocess them; Ray must be up."""
+def make_tiny(folder: Path, count: int = 24, seed: int = 0, fields: dict[str, Any] | None = None) -> Tiny:
+    """Write the phantoms and preprocess them; Ray must be up unless they are made already."""
     scans = str(folder / "scans")
     if not Path(scans).exists():
         write_busi_phantoms(scans, count, seed)
-    config = with_fields(Config(), FIELDS | {"data.root": scans})
+    config = with_fields(Config(), FIELDS | (fields or {}) | {"data.root": scans})
     cases, rejected = load_cases(config.data)
     cache = build_cache(cases, rejected, config.data, config.cache, str(folder / "cache"), log=lambda line: None)
     splits = make_splits(cache.cases, config.data, config.run.seed)

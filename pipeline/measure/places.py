@@ -9,29 +9,33 @@ from typing import TYPE_CHECKING
 
 from upath import UPath
 
-from preprocessing.object_store import credentials_in, credentials_mistake, is_local
+from preprocessing.object_store import is_local, uri_mistake
 
 if TYPE_CHECKING:
     from pipeline.config import Config
 
 
-def place_mistakes(config: Config, needs: Sequence[str]) -> list[str]:
-    """Every path that cannot be what was meant.
+def uri_mistakes(config: Config, needs: Sequence[str]) -> list[str]:
+    """Every URI that must not or cannot be opened: keys in it, or no driver for it.
 
     Args:
         config: checked for itself already.
         needs: as in `pipeline.measure.preflight.input_mistakes`.
     """
-    found = {field: path for field, path in places(config, needs).items() if path}
-    mistakes = [credentials_mistake(field) for field, path in found.items() if credentials_in(path)]
-    if _is_job():
-        mistakes += [
-            f"{field} = {path}: relative to the job's working directory, which is deleted when the job ends; "
-            "give an absolute path that all machines see, or a URI (s3://, gs://)"
-            for field, path in found.items()
-            if is_local(UPath(path)) and not Path(path).is_absolute()
-        ]
-    return mistakes
+    found = places(config, needs).items()
+    return [mistake for field, path in found if path and (mistake := uri_mistake(field, path))]
+
+
+def vanishing_mistakes(config: Config, needs: Sequence[str]) -> list[str]:
+    """Under a submitted job, every path within the working directory, which is deleted with the job."""
+    if not _is_job():
+        return []
+    return [
+        f"{field} = {path}: relative to the job's working directory, which is deleted when the job ends; "
+        "give an absolute path that all machines see, or a URI (s3://, gs://)"
+        for field, path in places(config, needs).items()
+        if path and is_local(UPath(path)) and not Path(path).is_absolute()
+    ]
 
 
 def places(config: Config, needs: Sequence[str]) -> dict[str, str]:

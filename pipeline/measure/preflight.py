@@ -22,7 +22,7 @@ from rich.text import Text
 from upath import UPath
 
 from pipeline.measure.estimate import Speed, measure, model_of, parameters
-from pipeline.measure.places import place_mistakes
+from pipeline.measure.places import uri_mistakes, vanishing_mistakes
 from pipeline.predict import find_scans, output_folder
 from pipeline.report.wording import duration, number
 from preprocessing.case import BadFile, Case, Rejection
@@ -68,7 +68,10 @@ def input_mistakes(config: Config, needs: Sequence[str]) -> list[str]:
         config: checked for itself already.
         needs: "data" (the data set), "checkpoint" (where one is named), "predict" (images to segment).
     """
-    mistakes = [*_resource_mistakes(config), *place_mistakes(config, needs)]
+    mistakes = _resource_mistakes(config)
+    if unusable := uri_mistakes(config, needs):  # nothing can be looked at there
+        return [*mistakes, *unusable]
+    mistakes += vanishing_mistakes(config, needs)
     if len(config.cache.size) != config.data.dims:
         mistakes.append(
             f"cache.size = {list(config.cache.size)}: data.dims = {config.data.dims} needs {config.data.dims} numbers"

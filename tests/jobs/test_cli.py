@@ -77,6 +77,12 @@ def _raise(error: BaseException) -> object:
             "2 mistakes, nothing was started:\n  - a is wrong\n  - b is wrong\n",
         ),
         (RunError("case 3: file x: truncated"), 1, "failed: case 3: file x: truncated\n"),
+        (
+            PermissionError(13, "Permission denied", "/scans/a.png"),
+            1,
+            "failed: PermissionError: [Errno 13] Permission denied: '/scans/a.png'\n",
+        ),
+        (MemoryError(), 1, "failed: the memory of this machine is too small (no more was to be had)\n"),
         (KeyboardInterrupt(), 130, "interrupted; run the same command to go on\n"),
     ],
 )

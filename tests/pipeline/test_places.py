@@ -2,7 +2,7 @@ import pytest
 
 from pipeline.config import Config
 from pipeline.configuration.overrides import with_fields
-from pipeline.measure.places import place_mistakes
+from pipeline.measure.places import uri_mistakes, vanishing_mistakes
 
 
 def config(**fields):
@@ -12,9 +12,9 @@ def config(**fields):
 def test_paths_that_vanish_with_a_job_are_mistakes_and_elsewhere_they_are_not(monkeypatch, tmp_path):
     given = config(run__dir="runs/busi", data__root=str(tmp_path), cache__dir="s3://bucket/cache")
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
-    assert place_mistakes(given, ("data",)) == []
+    assert vanishing_mistakes(given, ("data",)) == []
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    (mistake,) = place_mistakes(given, ("data",))
+    (mistake,) = vanishing_mistakes(given, ("data",))
     assert mistake.startswith("run.dir = runs/busi: relative to the job's working directory")
 
 
@@ -22,10 +22,18 @@ def test_paths_that_vanish_with_a_job_are_mistakes_and_elsewhere_they_are_not(mo
 def test_only_the_paths_that_the_job_uses_are_looked_at(monkeypatch, needs, count):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     fields = {"predict__input": "in", "predict__output": "out", "checkpoint": "best"}
-    assert len(place_mistakes(config(run__dir="runs/a", data__root="scans", **fields), needs)) == count
+    assert len(vanishing_mistakes(config(run__dir="runs/a", data__root="scans", **fields), needs)) == count
 
 
 def test_a_key_in_a_uri_is_a_mistake_that_does_not_repeat_it():
-    (mistake,) = place_mistakes(config(run__dir="s3://AKIAKEY:geheim@bucket/run"), ())
+    (mistake,) = uri_mistakes(config(run__dir="s3://AKIAKEY:geheim@bucket/run"), ())
     assert "run.dir" in mistake
     assert "geheim" not in mistake
+
+
+def test_a_kind_of_storage_that_there_is_not_is_told_by_field():
+    given = config(run__dir="s4://bucket/run", data__root="s4://bucket/scans")
+    assert uri_mistakes(given, ("data",)) == [
+        "run.dir = s4://bucket/run: there is no kind of storage called s4://",
+        "data.root = s4://bucket/scans: there is no kind of storage called s4://",
+    ]

@@ -1,0 +1,138 @@
+"""`ray job submit` to a real head on loopback: report, exit status and log, and a stop that can be resumed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.tiny import FIELDS
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    """Environment of a client of a running head: its address and token."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "ray_bootstrap_config.yaml").write_text(
+        "{}\n"
+    )  # a dashboard looks for a cloud's metadata service without it
+    gcs, dashboard = free_port(), free_port()
+    here = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
+        "HOME": str(home),
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(16),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
+    words = ["--head", "--block", f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+    words += ["--num-cpus=2", "--object-store-memory=400000000", f"--temp-dir={tmp_path_factory.mktemp('r')}"]
+    process = subprocess.Popen(
+        [BIN / "ray", "start", *words], env=here, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        client = here | {"RAY_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+        deadline = time.time() + 90
+        while job(client, "submit", "--", "true").returncode:  # the job server is up before it can start a job
+            assert process.poll() is None
+            assert time.time() < deadline, "the head takes no job"
+            time.sleep(1)
+        yield client
+    finally:
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+        for member in psutil.wait_procs(family, timeout=30)[1]:
+            member.kill()
+
+
+def job(head, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([BIN / "ray", "job", *words], env=head, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def entry(*words: str, **fields) -> list[str]:
+    given = FIELDS | {"data.phantoms": 24, "search.enabled": False} | fields
+    return [
+        "--",
+        "python",
+        "-m",
+        "jobs.run",
+        "configs/demo.yaml",
+        *(f"{k}={json.dumps(v)}" for k, v in given.items()),
+        *words,
+    ]
+
+
+def test_scans_caches_runs_and_the_version_history_stay_behind(head):
+    count = "import os; print('names', sorted(os.listdir())); "
+    count += "print('bytes', sum(os.path.getsize(os.path.join(d, f)) for d, _, files in os.walk('.') for f in files))"
+    said = job(head, "submit", "--working-dir", ".", "--", "python", "-c", count).stdout
+    assert int(re.search(r"bytes (\d+)", said)[1]) < 5e6
+    names = ast.literal_eval(re.search(r"names (\[.*\])", said)[1])
+    assert {"jobs", "pipeline", "configs"} <= set(names)
+    assert not {".git", ".venv", "runs", "build"} & set(names)
+
+
+def test_a_submitted_run_leaves_its_report_and_a_readable_log(head, tmp_path):
+    places = {"run.dir": str(tmp_path / "run"), "data.root": str(tmp_path / "scans")}
+    done = job(head, "submit", "--working-dir", ".", *entry(**places))
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said[-3000:]
+    assert "pretrain: done in" in said
+    assert "succeeded" in said
+    assert "<html" in (tmp_path / "run" / "report.html").read_text()
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["segmentation"]["test"]["cases"] > 0
+    written = "".join(path.read_text() for path in (tmp_path / "run").rglob("*.yaml")) + said
+    assert head["RAY_AUTH_TOKEN"] not in written
+
+
+def test_a_mistake_ends_the_job_with_its_message(head, tmp_path):
+    done = job(head, "submit", "--working-dir", ".", *entry(**{"run.dir": "runs/lost", "mask.ratio.start": 1.2}))
+    said = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert "mask.ratio.start = 1.2" in said
+    assert "run.dir = runs/lost: relative to the job's working directory" in said
+    assert "Traceback" not in said
+
+
+def test_a_stopped_job_goes_on_when_it_is_submitted_again(head, tmp_path):
+    places = {"run.dir": str(tmp_path / "run"), "data.root": str(tmp_path / "scans"), "pretrain.epochs": 30}
+    name = "to-be-stopped"
+    assert (
+        job(head, "submit", "--no-wait", "--submission-id", name, "--working-dir", ".", *entry(**places)).returncode
+        == 0
+    )
+    deadline = time.time() + 300
+    while len(list((tmp_path / "run" / "pretrain" / "train").glob("checkpoint_*"))) < 2:
+        assert time.time() < deadline
+        time.sleep(0.2)
+    job(head, "stop", name)
+    while "STOPPED" not in job(head, "status", name).stdout + job(head, "status", name).stderr:
+        assert time.time() < deadline
+        time.sleep(1)
+    done = job(head, "submit", "--working-dir", ".", *entry(**places))
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    assert "pretrain: goes on in" in done.stdout + done.stderr
+    epochs = [json.loads(line)["epoch"] for line in (tmp_path / "run" / "pretrain" / "history.jsonl").open()]
+    assert epochs == list(range(1, 31))
