@@ -24,6 +24,7 @@ from pipeline.finetune_settings import FinetuneSettings
 from pipeline.pretrain import PretrainTask, pretrain_loop
 from pipeline.search_settings import SearchSettings
 from pipeline.training.offers import demand
+from pipeline.training.pickled import check_owner_of_pickles
 from pipeline.training.session import Session, TuneSession
 from preprocessing.errors import RunError
 
@@ -174,6 +175,7 @@ def _run(
     )
     folder = UPath(task.folder) / stage
     if tune.Tuner.can_restore(str(folder)):
+        check_owner_of_pickles(folder)
         tuner = tune.Tuner.restore(str(folder), trainable=trainable, resume_unfinished=True, restart_errored=True)
     else:
         tuner = tune.Tuner(
