@@ -38,7 +38,7 @@ def test_machines_come_for_a_run_and_go_when_it_is_done(tmp_path):
 
 
 def test_what_no_machine_offers_is_refused_at_once(tmp_path):
-    told, said = drill(tmp_path, **{"resources.workers": 40})
+    told, said = drill(tmp_path, **{"resources.workers": 40, "pretrain.batch": 80, "finetune.batch": 80})
     assert told["status"] == 1
     assert "40 training worker(s) with 1 core(s) each will never fit" in said
     assert not (tmp_path / "run" / "cache").exists()
