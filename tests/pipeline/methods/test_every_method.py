@@ -99,6 +99,18 @@ def test_the_seed_and_the_place_in_the_training_decide(name):
         assert not torch.equal(one.masked, later.masked)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_in_half_precision_the_loss_is_about_the_same(name):
+    model = method(name)
+    batches = views(model)
+    whole = losses(model, batches, 0.0).loss
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = losses(model, batches, 0.0).loss
+    half.sum().backward()
+    torch.testing.assert_close(half.float(), whole, rtol=0.05, atol=0.05)
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
 @pytest.mark.parametrize("name", MASKING)
 def test_as_much_is_masked_as_is_said(name):
     model = method(name)
