@@ -115,6 +115,18 @@ def test_killed_and_resumed_it_ends_like_an_undisturbed_training(data, tmp_path,
     assert all(a == pytest.approx(b, rel=1e-6) for a, b in zip(one, two, strict=True))
 
 
+@pytest.mark.parametrize("name", MOMENTUM)
+def test_the_slow_copy_follows_after_every_update(data, tmp_path, name):
+    training = Pretraining(task(data, tmp_path, name), LocalSession(tmp_path / "checkpoints"))
+    model = training.learner.model
+    slow = next(value for key, value in model.named_parameters() if key.endswith("_encoder.embed.weight"))
+    before, follow, progress = slow.clone(), model.after_update, []
+    model.after_update = lambda now: (progress.append(now), follow(now))
+    training.run()
+    assert progress == [step * 8 / training.total for step in range(training.total // 8)]
+    assert 0 < float((slow - before).norm()) < float((model.encoder.embed.weight - before).norm())
+
+
 def test_each_view_has_chance_of_its_own(data, tmp_path):
     training = Pretraining(task(data, tmp_path, "simclr"), LocalSession(tmp_path / "checkpoints"))
     seen = []
