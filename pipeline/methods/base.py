@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -46,7 +47,7 @@ class Shape:
     @property
     def pixels(self) -> int:
         """Pixels of a patch, P."""
-        return int(torch.tensor(self.patch).prod())
+        return math.prod(self.patch)
 
     @property
     def token_dim(self) -> int:

@@ -35,7 +35,7 @@ class HpmOptions(Settings):
 
 
 class Hpm(Mae):
-    """Reconstruction loss plus the loss of predicting which of two masked patches is harder (eq. 6 and 7).
+    """Reconstruction loss plus the loss of predicting which of two masked patches is harder (its relative loss).
 
     A teacher, the running mean of encoder and loss predictor, ranks the patches of the whole image. The strength of a
     step is the share of its masked patches that are the teacher's hardest; the others are random.

@@ -33,7 +33,7 @@ class MixMimOptions(Settings):
 
 
 class MixMim(Mae):
-    """A sample's loss is the mean of the two images' reconstruction losses (the paper's dual reconstruction, eq. 3).
+    """A sample's loss is the mean of the two images' reconstruction losses (the paper's dual reconstruction).
 
     A sample's partner stands half a global batch further on: a function of its position alone, which other workers
     hold where there are several, so that a step cannot be split into parts.

@@ -35,7 +35,7 @@ class SwavOptions(Settings):
 
 
 class Swav(Method):
-    """The swapped prediction loss (eq. 2) with assignments over the global batch (eq. 3 to 5).
+    """The swapped prediction loss (eq. 1 and 2) with assignments over the global batch (eq. 3 to 5).
 
     Prototypes are normalised where they are used, and learn from the first step on (the paper freezes them for the
     first epoch).

@@ -25,5 +25,5 @@ def follow(slow: nn.Module, module: nn.Module, momentum: float) -> None:
 
 
 def rising(start: float, progress: float) -> float:
-    """Momentum that rises from `start` to 1 by half a cosine over the training's progress in [0, 1] (BYOL, eq. 3.2)."""
+    """Momentum that rises from `start` to 1 by half a cosine over a progress in [0, 1] (BYOL, section 3.2)."""
     return 1.0 - (1.0 - start) * (math.cos(math.pi * progress) + 1.0) / 2.0
