@@ -48,7 +48,7 @@ def test_every_form_of_it(error, told):
 
 
 def test_a_method_whose_steps_must_stay_whole_is_not_told_to_split_them():
-    with pytest.raises(MemoryShortage, match="lower pretrain.batch") as caught, memory_told("pretrain", 1, False):
+    with pytest.raises(MemoryShortage, match=r"lower pretrain\.batch") as caught, memory_told("pretrain", 1, False):
         raise MemoryError
     assert "accumulate" not in str(caught.value)
 
