@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from pipeline.benchmark_settings import BenchmarkSettings
+from pipeline.benchmark_settings import ARMS, BenchmarkSettings
 from pipeline.evaluate import EvaluateSettings
 from pipeline.feedback import FeedbackSettings
 from pipeline.finetune_settings import FinetuneSettings
+from pipeline.methods import METHODS, MethodsSettings
 from pipeline.models.encoder import EncoderSettings
 from pipeline.models.mae import DecoderSettings
 from pipeline.models.segmenter import SegmenterSettings
@@ -62,6 +63,7 @@ class Config(Settings):
     decoder: DecoderSettings = Field(DecoderSettings(), description="The reconstruction decoder of pretraining.")
     loader: LoaderSettings = Field(LoaderSettings(), description="Reading the cache during training.")
     pretrain: PretrainSettings = Field(PretrainSettings(), description="Masked-image pretraining.")
+    methods: MethodsSettings = Field(MethodsSettings(), description="Own settings of the pretraining methods.")
     search: SearchSettings = Field(SearchSettings(), description="Search over mask schedules.")
     segmenter: SegmenterSettings = Field(SegmenterSettings(), description="The segmentation head.")
     finetune: FinetuneSettings = Field(FinetuneSettings(), description="Fine-tuning for segmentation.")
@@ -71,6 +73,12 @@ class Config(Settings):
     tracking: TrackingSettings = Field(TrackingSettings(), description="The run's numbers on an MLflow server too.")
     resources: ResourceSettings = Field(ResourceSettings(), description="Workers, devices, number formats.")
 
+    @property
+    def searches(self) -> bool:
+        """Whether mask schedules are searched: only where the method has one."""
+        name = self.pretrain.method
+        return self.search.enabled and name in METHODS and METHODS[name].scheduled
+
     @model_validator(mode="after")
     def _batches_reach_all_workers(self) -> Config:
         for name, batch in (("pretrain.batch", self.pretrain.batch), ("finetune.batch", self.finetune.batch)):
@@ -78,5 +86,21 @@ class Config(Settings):
                 raise ValueError(
                     f"{name} = {batch} is too small for resources.workers = {self.resources.workers}: "
                     f"each worker needs two samples of a step, so at least {2 * self.resources.workers}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _steps_that_must_stay_whole(self) -> Config:
+        if self.pretrain.accumulate == 1:
+            return self
+        used = {self.pretrain.method: "pretrain.method"}
+        for arm in self.benchmark.arms:
+            used.setdefault(ARMS[arm].get("pretrain.method", self.pretrain.method), f"benchmark.arms, {arm}")
+        for name, where in used.items():
+            if name in METHODS and METHODS[name].whole_batch:
+                raise ValueError(
+                    f"pretrain.accumulate = {self.pretrain.accumulate}: {name} ({where}) relates the samples of a "
+                    "step to each other, so that a step in parts would be another training; set pretrain.accumulate=1, "
+                    "and lower pretrain.batch or raise resources.workers where memory is short"
                 )
         return self

@@ -20,11 +20,11 @@ from upath import UPath
 
 from pipeline.checkpoint import load_weights, save_weights
 from pipeline.feedback import FeedbackRatio
-from pipeline.methods import METHODS, Masking, Method, Shape
+from pipeline.methods import METHODS, Masking, Shape, build_method
 from pipeline.probe import Probe
 from pipeline.refresh import refresh_scores, refreshed_scores
 from pipeline.report.reconstructions import draw_reconstructions
-from pipeline.schedule import round_to_level, value_at
+from pipeline.schedule import round_to_level
 from pipeline.training.clock import EpochClock, Spent
 from pipeline.training.history import History
 from pipeline.training.learner import Learner
@@ -69,7 +69,8 @@ def selection_key(config: Config) -> str:
 
 def pretrain_loop(task: PretrainTask, session: Session) -> None:
     """What each worker runs."""
-    with memory_told("pretrain", task.config.pretrain.accumulate):
+    settings = task.config.pretrain
+    with memory_told("pretrain", settings.accumulate, not METHODS[settings.method].whole_batch):
         Pretraining(task, session).run()
 
 
@@ -80,6 +81,7 @@ class Pretraining:
         config = task.config
         self.task, self.session, self.config = task, session, config
         self.settings, self.seed = config.pretrain, config.run.seed
+        self.selects = METHODS[self.settings.method].selects(config)
         self.cache = PatchCache.open(task.cache)
         self.shape = Shape.of(self.cache)
         splits = Splits.read(task.splits)
@@ -87,7 +89,8 @@ class Pretraining:
         epoch, batch = self.loader.epoch_samples, self.settings.batch
         self.total = -(-self.settings.epochs * epoch // batch) * batch
         self.position, self.best, self.worse, self.stopped = 0, -1.0, 0, False
-        self.trail: list[tuple[float, float, float]] = []  # (progress, ratio, strength) as they were, an epoch each
+        # (progress, ratio, strength) as they were, an epoch each
+        self.trail: list[tuple[float, float | None, float | None]] = []
         self.partial: dict[str, Any] | None = None  # of the epoch in progress, in a checkpoint within it
         self.feedback = FeedbackRatio(config.mask.feedback, config.mask.ratio.start, config.mask.ratio.end)
         self._build()
@@ -115,7 +118,7 @@ class Pretraining:
 
     def _sections(self) -> Iterator[int]:
         """Where to train to: the whole way, or to the clustering on the encoder's tokens and on from there."""
-        refresh = self.config.selection.refresh if self.config.mask.selects else 0.0
+        refresh = self.config.selection.refresh if self.selects else 0.0
         if refresh:
             at = -(-round(refresh * self.total) // self.settings.batch) * self.settings.batch
             folder = UPath(self.task.folder) / "refreshed"
@@ -181,20 +184,17 @@ class Pretraining:
         spent, self.partial = self.partial["spent"], None
         return spent
 
-    def ratio(self, progress: float) -> float:
-        """The masking ratio at a progress in [0, 1], rounded to the few values that it may take."""
-        mask = self.config.mask
-        value = self.feedback.ratio if mask.feedback.signal != "none" else value_at(mask.ratio, progress)
-        return round_to_level(value, mask.ratio.level)
-
-    def strength(self, progress: float) -> float:
-        """The selection strength at a progress in [0, 1]."""
-        return value_at(self.config.mask.strength, progress)
+    def ratio(self, progress: float) -> float | None:
+        """The masking ratio at a progress in [0, 1], by feedback or the method's own; None: nothing is masked."""
+        model, mask = self.learner.model, self.config.mask
+        if model.scheduled and mask.feedback.signal != "none":
+            return round_to_level(self.feedback.ratio, mask.ratio.level)
+        return model.ratio(progress)
 
     def _loader(self, splits: Splits) -> PatchLoader:
         config, session = self.config, self.session
         self.cases = splits.pretraining(include_test=self.settings.include_test)
-        scores = ScoreTable.open(self.task.scores[selection_key(config)]).scores if config.mask.selects else None
+        scores = ScoreTable.open(self.task.scores[selection_key(config)]).scores if self.selects else None
         return PatchLoader(
             self.cache,
             self.cache.sample_indices(self.cases),
@@ -211,7 +211,7 @@ class Pretraining:
         config = self.config
         with torch.random.fork_rng(devices=[]):  # the same initial weights everywhere, and no global seed changed
             torch.manual_seed(self.seed)
-            model: Method = METHODS[self.settings.method](config, self.shape)
+            model = build_method(self.settings.method, config, self.shape)
         self.learner = Learner(self.session, model, self.settings, config.resources, betas=(0.9, 0.95))
         shape, augment, spacing = self.shape, self.settings.augment, config.cache.pixel_spacing
         self.views = Views(shape.size, shape.patch, shape.channels, augment, self.seed, spacing)
@@ -234,37 +234,39 @@ class Pretraining:
 
     def _step(self, batch: Batch, first: int) -> None:
         progress = first / self.total
-        ratio, strength = self.ratio(progress), self.strength(progress)
-        settings = self.settings
+        settings, model = self.settings, self.learner.model
+        ratio, strength = self.ratio(progress) or 0.0, model.strength(progress) or 0.0
         self.learner.set_rate(learning_rate(progress, settings.lr, settings.warmup, settings.final_lr))
-        batch = self.views(batch)
-        measure = self.settings.noise_every > 0 and (first // self.settings.batch) % self.settings.noise_every == 0
-        parts = self._halves(batch, first) if measure else self._parts(batch)
+        views = [self.views(batch, number) for number in range(model.views)]
+        measure = settings.noise_every > 0 and (first // settings.batch) % settings.noise_every == 0
+        measure = measure and not model.whole_batch  # its halves would have another loss
+        parts = self._halves(views, first) if measure else self._parts(views)
         losses, first_half = [], []
         for number, part in enumerate(parts):
             with self._synchronise(measure or number == len(parts) - 1):
                 with self.learner.autocast():
                     result = self.learner.trained(part, ratio, strength, self.seed)
                 self.learner.backward(result.loss.float().sum() / settings.batch)
-            self.meter.add(part, result.loss.detach(), result.masked)
+            self.meter.add(part[0], result.loss.detach(), result.masked)
             losses.append(result.loss.detach().float().sum())
             if measure and number == 0:
                 first_half = self.learner.gradients()
         if measure:
             self.noise.halves(self.learner.model, first_half, settings.batch)
         self.learner.update()
+        model.after_update(progress)
         self.watch.add(first, torch.stack(losses).sum())
 
-    def _parts(self, batch: Batch) -> list[Batch]:
+    def _parts(self, views: list[Batch]) -> list[list[Batch]]:
         parts = self.config.resources.parts(self.settings.accumulate, self.settings.batch, self.session.workers)
-        if parts == 1:
-            return [batch]
-        rows = torch.arange(len(batch.sample), device=batch.position.device)
-        return [rows_of(batch, part) for part in rows.tensor_split(parts)]
+        if parts == 1 or self.learner.model.whole_batch:
+            return [views]
+        rows = torch.arange(len(views[0].sample), device=views[0].position.device)
+        return [[rows_of(view, part) for view in views] for part in rows.tensor_split(parts)]
 
-    def _halves(self, batch: Batch, first: int) -> list[Batch]:
-        lower = batch.position < first + self.settings.batch // 2
-        return [rows_of(batch, lower), rows_of(batch, ~lower)]
+    def _halves(self, views: list[Batch], first: int) -> list[list[Batch]]:
+        lower = views[0].position < first + self.settings.batch // 2
+        return [[rows_of(view, rows) for view in views] for rows in (lower, ~lower)]
 
     def _synchronise(self, now: bool) -> AbstractContextManager[Any]:
         if not now and isinstance(self.learner.trained, DistributedDataParallel):
@@ -277,7 +279,7 @@ class Pretraining:
             "epoch": epoch,
             "samples_seen": self.position,
             "ratio": self.ratio(progress),
-            "strength": self.strength(progress),
+            "strength": self.learner.model.strength(progress),
             "lr": self.learner.rate,
             **self.meter.take(self.session),
             "noise_scale": self.noise.take(),
@@ -287,7 +289,7 @@ class Pretraining:
         self.feedback.observe(record["loss"], record["noise_scale"])
         every = self.settings.probe_every
         if every and (epoch % every == 0 or self.position >= self.total):
-            record |= self._look(epoch, record["ratio"], record["strength"])
+            record |= self._look(epoch, record["ratio"] or 0.0, record["strength"] or 0.0)
         return record
 
     def _look(self, epoch: int, ratio: float, strength: float) -> dict[str, float]:

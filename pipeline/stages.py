@@ -25,6 +25,7 @@ from pipeline.configuration.resolve import dump
 from pipeline.finetune import FinetuneTask
 from pipeline.finetune import finetune as train_segmenter
 from pipeline.judging import choose_sizes, judge, predictor_for
+from pipeline.methods import METHODS
 from pipeline.pretrain import PretrainTask, pretrain_loop, selection_key
 from pipeline.pretrain_settings import SCRATCH
 from pipeline.report.page import write_report
@@ -35,7 +36,7 @@ from pipeline.search import search as search_space
 from pipeline.tracking import Tracker
 from pipeline.training.cluster import joined
 from pipeline.training.group import train_group
-from pipeline.training.history import read_history
+from pipeline.training.history import throughput
 from pipeline.training.offers import demand
 from pipeline.training.placement import on_device
 from pipeline.training.progress import StageProgress
@@ -96,7 +97,7 @@ class Pipeline:
     @property
     def scheduled(self) -> Config:
         """The configuration with the mask schedule that was searched, where one was."""
-        return self._with_choice(self.config, "search", self.config.search.enabled, self._search_inputs)
+        return self._with_choice(self.config, "search", self.config.searches, self._search_inputs)
 
     @property
     def searched(self) -> Config:
@@ -133,8 +134,8 @@ class Pipeline:
 
     def search(self) -> None:
         """Short pretrainings to choose the mask schedule by."""
-        if not self.config.search.enabled or self.config.pretrain.method == SCRATCH:
-            print("search: switched off, the configured mask schedule is used")
+        if not self.config.searches:
+            print("search: switched off, or the method has no mask schedule")
             return
         self._needs_labels()
         with self.folder.stage("search", self._search_inputs()) as stage:
@@ -257,7 +258,7 @@ class Pipeline:
         """The pretraining as configured or chosen; with a space, a score table for every selection that it may draw."""
         config = self.config if space else self.scheduled
         scores = {}
-        if config.mask.selects or space:
+        if METHODS[config.pretrain.method].selects(config) or space:
             for fields in choices(space.fields if space else {}, "selection."):
                 variant = with_fields(config, fields)
                 scores[selection_key(variant)] = self._scores(variant).root
@@ -270,11 +271,11 @@ class Pipeline:
 
     def _search_inputs(self) -> dict[str, Any]:
         names = ("selection", "mask", "model", "decoder", "pretrain", "search")
-        return self._data_inputs() | _sections(self.config, *names)
+        return self._data_inputs() | _sections(self.config, *names) | _method_options(self.config)
 
     def _pretrain_inputs(self) -> dict[str, Any]:
         names = ("selection", "mask", "model", "decoder", "loader", "pretrain")
-        return self._data_inputs() | _sections(self.scheduled, *names)
+        return self._data_inputs() | _sections(self.scheduled, *names) | _method_options(self.scheduled)
 
     def _finetune_search_inputs(self) -> dict[str, Any]:
         return self._pretrain_inputs() | _sections(self.config, "finetune", "segmenter", "search")
@@ -301,6 +302,12 @@ class Pipeline:
 
 def _sections(config: Config, *names: str) -> dict[str, Any]:
     return {name: getattr(config, name).model_dump(mode="json") for name in names}
+
+
+def _method_options(config: Config) -> dict[str, Any]:
+    """The options of the method that is used; those of the others change nothing."""
+    options = getattr(config.methods, config.pretrain.method, None)
+    return {} if options is None else {"method": options.model_dump(mode="json")}
 
 
 @contextmanager
@@ -364,17 +371,6 @@ def predict(config: Config) -> None:
     """Masks for new images; needs no cluster and no data set."""
     folder = RunFolder(config.run.dir)
     Pipeline(config, folder, "").predict()
-
-
-def throughput(folder: UPath) -> dict[str, Any]:
-    """Samples seen, samples a second and the share of time that waited for data, over the whole history."""
-    records = read_history(folder)
-    seconds = sum(r["seconds"] for r in records)
-    return {
-        "samples_seen": records[-1]["samples_seen"],
-        "samples_per_second": sum(r["samples_per_second"] * r["seconds"] for r in records) / seconds,
-        "data_wait_fraction": sum(r["data_wait_fraction"] * r["seconds"] for r in records) / seconds,
-    }
 
 
 def _digest(*files: UPath) -> str:

@@ -118,7 +118,12 @@ def bench(config: Config) -> None:
     Raises:
         RunError: a target is missed.
     """
-    untimed = {"pretrain.probe_every": 0, "pretrain.pictures": 0, "pretrain.noise_every": 0}
+    untimed = {
+        "pretrain.method": "mps_ams",
+        "pretrain.probe_every": 0,
+        "pretrain.pictures": 0,
+        "pretrain.noise_every": 0,
+    }
     config = with_fields(config, untimed)
     with opened(config) as pipeline:
         pipeline.preprocess()

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.methods import METHODS, Method, Shape
+from pipeline.methods import METHODS, Method, Shape, build_method
 from pipeline.training.loader import Batch
 from pipeline.training.precision import Autocast
 
@@ -35,7 +35,7 @@ class Speed:
 def model_of(config: Config, channels: int) -> Method:
     """The configured pretraining model; the default one where none is pretrained."""
     name = config.pretrain.method if config.pretrain.method in METHODS else next(iter(METHODS))
-    return METHODS[name](config, Shape(channels, config.cache.size, config.cache.patch))
+    return build_method(name, config, Shape(channels, config.cache.size, config.cache.patch))
 
 
 def parameters(module: nn.Module) -> int:
@@ -44,17 +44,16 @@ def parameters(module: nn.Module) -> int:
 
 
 def measure(model: Method, config: Config) -> Speed:
-    """Time a few steps at the schedule's mean ratio."""
+    """Time a few steps as they are half way through the training."""
     device = torch.device("cuda" if torch.cuda.is_available() and config.resources.gpu != "no" else "cpu")
     model = model.to(device)
-    shape: Shape = model.shape  # type: ignore[assignment]
-    batch = _made_up(shape, device)
+    batch = _made_up(model.shape, device)
     autocast = Autocast(config.resources.precision, device)
-    ratio = (config.mask.ratio.start + config.mask.ratio.end) / 2
-    coords = shape.coords().to(device)
+    ratio, strength = model.ratio(0.5) or 0.0, model.strength(0.5) or 0.0
+    coords = model.shape.coords().to(device)
 
     def pretrain() -> Tensor:
-        return model(batch, ratio, config.mask.strength.start, 0).loss.mean()
+        return model([batch] * model.views, ratio, strength, 0).loss.mean()
 
     def encode() -> Tensor:
         return model.encoder(batch.patches, coords).float().square().mean()

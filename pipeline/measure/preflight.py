@@ -204,7 +204,7 @@ def _describe_time(report: Preflight, config: Config, speed: Speed, samples: int
     finetune = labelled * train * config.data.label_fraction * config.finetune.epochs / speed.finetune
     report.add("time", "measured here", f"{speed.pretrain:.0f} samples/s pretraining, {speed.device}")
     total = finetune
-    if config.search.enabled:
+    if config.searches:
         trials = config.search.trials + config.search.finalists * config.search.repeats
         search = pretrain / config.pretrain.epochs * config.search.epochs * trials
         report.add("time", "search", f"at most {duration(search)} of one worker's time")

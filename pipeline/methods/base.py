@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +13,12 @@ from torch import Tensor, nn
 from pipeline.masking import MaskPlan
 from pipeline.models.encoder import Encoder
 from pipeline.training.loader import Batch
-from preprocessing.cache import PatchCache
+from preprocessing.cache import CANDIDATE, PatchCache
 from preprocessing.geometry.patchify import grid_coords
+from preprocessing.settings import Settings
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Shape:
     @property
     def pixels(self) -> int:
         """Pixels of a patch, P."""
-        return int(torch.tensor(self.patch).prod())
+        return math.prod(self.patch)
 
     @property
     def token_dim(self) -> int:
@@ -61,19 +68,65 @@ class StepResult:
 
 
 class Method(nn.Module):
-    """Base of the pretraining methods; `forward` must give one loss a sample, so that sums over workers are exact."""
+    """Base of the pretraining methods; `forward` must give one loss a sample, so that sums over workers are exact.
+
+    A method is made from the configuration, the samples' shape and its own `Options`. What it must remember between
+    steps are parameters and buffers, which are in every checkpoint; those without `requires_grad` are not trained.
+
+    Attributes:
+        Options: its own settings, `methods.<name>.*` in the configuration.
+        views: random views that it wants of each sample.
+        scheduled: whether `mask.*` (schedules, feedback, search) steers it, instead of its own options.
+        whole_batch: whether a sample's loss depends on the others of the step, so that a step cannot be split.
+        encoder: what pretraining is for.
+    """
+
+    Options: ClassVar[type[Settings]] = Settings
+    views: ClassVar[int] = 1
+    scheduled: ClassVar[bool] = False
+    whole_batch: ClassVar[bool] = False
 
     encoder: Encoder
+    coords: Tensor
 
-    def forward(self, batch: Batch, ratio: float, strength: float, seed: int) -> StepResult:
-        """Loss of a batch at a masking ratio and a selection strength."""
+    def __init__(self, config: Config, shape: Shape, options: Any) -> None:
+        super().__init__()
+        self.config, self.shape, self.options = config, shape, options
+        self.register_buffer("coords", shape.coords(), persistent=False)
+
+    def new_encoder(self) -> Encoder:
+        """An encoder as configured, with random weights."""
+        return Encoder(self.config.model, self.shape.token_dim, self.shape.dims)
+
+    @classmethod
+    def selects(cls, config: Config) -> bool:
+        """Whether it reads lesion scores."""
+        return False
+
+    def ratio(self, progress: float) -> float | None:
+        """Share of the real patches that it masks at a progress in [0, 1]; None: it does not mask."""
+        return None
+
+    def strength(self, progress: float) -> float | None:
+        """How strictly it chooses the masked patches, in its own terms; None: it does not choose."""
+        return None
+
+    def forward(self, views: Sequence[Batch], ratio: float, strength: float, seed: int) -> StepResult:
+        """Loss of each sample.
+
+        Args:
+            views: as many views of the same samples as the method wants.
+            ratio, strength: of this step; 0 where the method has none.
+            seed: the run's seed; all chance is keyed by it and the samples' global positions.
+        """
         raise TypeError(f"{type(self).__name__} must define forward")
+
+    def after_update(self, progress: float) -> None:
+        """Called after each optimiser update, with the training's progress in [0, 1] at that step."""
 
 
 class Masking(Method):
     """A method that masks patches and reconstructs them, which can be drawn."""
-
-    shape: Shape
 
     def plan(self, batch: Batch, ratio: float, strength: float, seed: int) -> MaskPlan:
         """The batch's masks."""
@@ -82,3 +135,12 @@ class Masking(Method):
     def reconstruct(self, batch: Batch, plan: MaskPlan) -> Tensor:
         """Predicted patches [b, N, D], in the intensities of the batch."""
         raise TypeError(f"{type(self).__name__} must define reconstruct")
+
+    def pixels(self, batch: Batch) -> Tensor:
+        """bool [b, N, D], pixels that are not padding, in every channel."""
+        return batch.real.repeat(1, 1, self.shape.channels)
+
+
+def real_tokens(batch: Batch) -> Tensor:
+    """bool [b, N], patches that are not mostly padding: no method sees or reconstructs the others."""
+    return batch.valid >= CANDIDATE

@@ -51,7 +51,7 @@ def position_encoding(coords: Tensor, width: int) -> Tensor:
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block; `attend` [B, K] marks the tokens that may be looked at."""
+    """Pre-norm transformer block; `attend` marks what may be looked at, by all tokens [B, K] or by each [B, K, K]."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Block(nn.Module):
         batch, tokens, width = x.shape
         qkv = self.qkv(self.norm1(x)).view(batch, tokens, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mask = None if attend is None else attend[:, None, None, :]
+        mask = None if attend is None else attend.reshape(batch, 1, -1, tokens)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         x = x + self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
         return x + self.mlp(self.norm2(x))
@@ -103,7 +103,11 @@ class Encoder(nn.Module):
         Returns:
             float [B, K, width].
         """
-        x = self.embed(patches) + position_encoding(coords, self.settings.width)
+        return self.transform(self.embed(patches), coords, attend)
+
+    def transform(self, tokens: Tensor, coords: Tensor, attend: Tensor | None = None) -> Tensor:
+        """Encode tokens [B, K, width] that are embedded already; `attend` may also say it for each token, [B, K, K]."""
+        x = tokens + position_encoding(coords, self.settings.width)
         for block in self.blocks:
             x = block(x, attend)
         return self.norm(x)

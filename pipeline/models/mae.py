@@ -31,35 +31,73 @@ class DecoderSettings(Settings):
         return self
 
 
-class MaskedAutoencoder(nn.Module):
-    """Encoder on the visible tokens, mask tokens put in the gaps, decoder, linear projection to pixels."""
+class TokenDecoder(nn.Module):
+    """Mask tokens put in the gaps between encoded tokens, a light transformer, a linear projection.
 
-    def __init__(self, encoder: Encoder, settings: DecoderSettings) -> None:
+    Args:
+        inputs: features of an encoded token.
+        settings: width, depth and heads.
+        outputs: values to predict for each patch.
+    """
+
+    def __init__(self, inputs: int, settings: DecoderSettings, outputs: int) -> None:
         super().__init__()
-        self.encoder, self.settings = encoder, settings
-        self.bridge = nn.Linear(encoder.settings.width, settings.width)
+        self.settings = settings
+        self.bridge = nn.Linear(inputs, settings.width)
         self.mask_token = nn.Parameter(torch.zeros(settings.width))
         self.blocks = nn.ModuleList(Block(settings.width, settings.heads, 4.0) for _ in range(settings.depth))
         self.norm = nn.LayerNorm(settings.width)
-        self.project = nn.Linear(settings.width, encoder.token_dim)
+        self.project = nn.Linear(settings.width, outputs)
         for part in (self.bridge, self.blocks, self.project):
             part.apply(init_weights)
         nn.init.normal_(self.mask_token, std=0.02)
 
-    def reconstruct(self, patches: Tensor, coords: Tensor, plan: MaskPlan) -> Tensor:
-        """Predicted patches [B, N, D]; only those in `plan.masked` are trained to mean anything."""
-        batch, tokens, dim = patches.shape
-        visible = patches.gather(1, plan.keep[..., None].expand(-1, -1, dim))
-        encoded = self.bridge(self.encoder(visible, coords[plan.keep], plan.attend))
+    def tokens(self, encoded: Tensor, coords: Tensor, plan: MaskPlan) -> Tensor:
+        """Decoded tokens float [B, N, settings.width] of encoded ones, float [B, K, inputs], that stand at `plan.keep`;
+        those that are neither attended nor masked (padding) are hidden from the others."""
+        encoded = self.bridge(encoded)
         # unattended places of `keep` are padding: they stay mask tokens and are hidden from the decoder
         encoded = torch.where(plan.attend[..., None], encoded, self.mask_token.to(encoded.dtype))
-        full = self.mask_token.to(encoded.dtype).expand(batch, tokens, -1)
+        full = self.mask_token.to(encoded.dtype).expand(len(encoded), plan.masked.shape[1], -1)
         x = full.scatter(1, plan.keep[..., None].expand_as(encoded), encoded)
         x = x + position_encoding(coords, self.settings.width)
         present = plan.masked.scatter(1, plan.keep, plan.attend | plan.masked.gather(1, plan.keep))
         for block in self.blocks:
             x = block(x, present)
-        return self.project(self.norm(x))
+        return self.norm(x)
+
+    def forward(self, encoded: Tensor, coords: Tensor, plan: MaskPlan) -> Tensor:
+        """Predictions float [B, N, outputs], see `tokens`."""
+        return self.project(self.tokens(encoded, coords, plan))
+
+
+class MaskedAutoencoder(nn.Module):
+    """Encoder on the visible tokens and a decoder to the pixels of the masked ones."""
+
+    def __init__(self, encoder: Encoder, settings: DecoderSettings) -> None:
+        super().__init__()
+        self.encoder, self.settings = encoder, settings
+        self.decoder = TokenDecoder(encoder.settings.width, settings, encoder.token_dim)
+
+    def encode(self, patches: Tensor, coords: Tensor, plan: MaskPlan) -> Tensor:
+        """Encoded visible tokens, float [B, K, width]."""
+        visible = patches.gather(1, plan.keep[..., None].expand(-1, -1, patches.shape[-1]))
+        return self.encoder(visible, coords[plan.keep], plan.attend)
+
+    def reconstruct(self, patches: Tensor, coords: Tensor, plan: MaskPlan) -> Tensor:
+        """Predicted patches [B, N, D]; only those in `plan.masked` are trained to mean anything."""
+        return self.decoder(self.encode(patches, coords, plan), coords, plan)
+
+    def target(self, patches: Tensor) -> Tensor:
+        """What is predicted of patches [..., D], as configured."""
+        return normalise_patches(patches) if self.settings.target == "normalised" else patches
+
+    def in_intensities(self, predicted: Tensor, patches: Tensor) -> Tensor:
+        """Predictions [..., D] as pixels; normalised ones put back to each patch's own mean and spread."""
+        if self.settings.target == "plain":
+            return predicted
+        spread, mean = torch.std_mean(patches, dim=-1, keepdim=True)
+        return predicted * spread + mean
 
     def forward(self, patches: Tensor, coords: Tensor, plan: MaskPlan, pixels: Tensor) -> Tensor:
         """Reconstruction loss of each sample.
@@ -74,10 +112,20 @@ class MaskedAutoencoder(nn.Module):
             float32 [B]: mean squared error over the real pixels of the sample's masked patches.
         """
         predicted = self.reconstruct(patches, coords, plan).float()
-        target = normalise_patches(patches) if self.settings.target == "normalised" else patches
-        weight = (plan.masked[..., None] & pixels).float()
-        error = (predicted - target.float()).square() * weight
-        return error.sum((1, 2)) / weight.sum((1, 2)).clamp(min=1.0)
+        return masked_mean((predicted - self.target(patches).float()).square(), plan.masked, pixels)
+
+
+def masked_mean(error: Tensor, masked: Tensor, pixels: Tensor) -> Tensor:
+    """Mean of pixel errors float32 [B, N, D] over the real `pixels` [B, N, D] of the `masked` patches [B, N]:
+    float32 [B], 0 where there are none."""
+    weight = (masked[..., None] & pixels).float()
+    return (error * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1.0)
+
+
+def patch_means(error: Tensor, pixels: Tensor) -> Tensor:
+    """Mean of pixel errors float32 [B, N, D] over each patch's real `pixels`: float32 [B, N]."""
+    weight = pixels.float()
+    return (error * weight).sum(2) / weight.sum(2).clamp(min=1.0)
 
 
 def normalise_patches(patches: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def _pretraining(data: ReportData) -> list[str]:
     notes = []
     first, last = data.pretrain[0], data.pretrain[-1]
     if len(data.pretrain) > 1 and last["loss"] > 0.95 * first["loss"]:
-        notes.append(f"The reconstruction loss hardly fell ({first['loss']:.3g} to {last['loss']:.3g}).")
+        notes.append(f"The pretraining loss hardly fell ({first['loss']:.3g} to {last['loss']:.3g}).")
     seen = [record["lesion_seen"] for record in data.pretrain if record.get("lesion_seen") is not None]
     if seen and sum(seen) / len(seen) < 0.05:
         notes.append(f"The encoder saw only {sum(seen) / len(seen):.1%} of the lesion patches; lower mask.strength.")

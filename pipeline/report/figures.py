@@ -59,7 +59,7 @@ def pretraining(records: Sequence[Record]) -> bytes:
     with mpl.rc_context(_STYLE):
         axes = figure.subplots(2, 3, sharex=True)
         loss, masking, lesion, probe, noise, speed = axes.flat
-        _lines(loss, records, "Reconstruction loss", {"loss": ("loss", BLUE)})
+        _lines(loss, records, "Pretraining loss", {"loss": ("loss", BLUE)})
         _lines(masking, records, "Masking ratio and strength", {"ratio": ("ratio", BLUE), "masked": ("masked", GREY)})
         _second(masking, records, "strength", "strength", ORANGE)
         _lines(

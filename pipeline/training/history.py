@@ -86,3 +86,14 @@ def read_history(folder: UPath) -> list[Record]:
         return [json.loads(line) for line in read_text(folder / "history.jsonl").splitlines()]
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def throughput(folder: UPath) -> Record:
+    """Samples seen, samples a second and the share of time that waited for data, over the whole history."""
+    records = read_history(folder)
+    seconds = sum(r["seconds"] for r in records)
+    return {
+        "samples_seen": records[-1]["samples_seen"],
+        "samples_per_second": sum(r["samples_per_second"] * r["seconds"] for r in records) / seconds,
+        "data_wait_fraction": sum(r["data_wait_fraction"] * r["seconds"] for r in records) / seconds,
+    }

@@ -28,18 +28,17 @@ class EpochMeter:
             loss: float [b], loss of each sample.
             masked: bool [b, N], or None for a method that does not mask.
         """
-        hidden = torch.zeros_like(batch.valid, dtype=torch.bool) if masked is None else masked
-        lesion = lesion_patches(batch.label, batch.valid) & batch.labelled[:, None]
-        counts = [
-            loss.sum(),
-            torch.tensor(float(len(loss)), device=loss.device),
-            hidden.sum(),
-            (batch.valid >= CANDIDATE).sum(),
-            lesion.sum(),
-            (lesion & hidden).sum(),
-            (hidden & batch.labelled[:, None]).sum(),
-        ]
-        self._sums += torch.stack([c.double() for c in counts])
+        counts = [loss.sum(), torch.tensor(float(len(loss)), device=loss.device)]
+        if masked is not None:
+            lesion = lesion_patches(batch.label, batch.valid) & batch.labelled[:, None]
+            counts += [
+                masked.sum(),
+                (batch.valid >= CANDIDATE).sum(),
+                lesion.sum(),
+                (lesion & masked).sum(),
+                (masked & batch.labelled[:, None]).sum(),
+            ]
+        self._sums[: len(counts)] += torch.stack([c.double() for c in counts])
 
     def totals(self, session: Session) -> list[float]:
         """The sums so far over all workers, for a checkpoint within an epoch; all workers call it together."""
@@ -55,7 +54,7 @@ class EpochMeter:
         Returns:
             loss; masked: share of the real patches that were masked; hit_rate: share of the lesion patches that
             were masked; lesion_seen: share that the encoder saw; lesion_masked: share of the masked patches that
-            are lesion (the last three None without labels).
+            are lesion (the last three None without labels, all four where nothing is masked).
         """
         sums = dict(zip(_NAMES, sum_over_workers(session, self._sums).tolist(), strict=True))
         self._sums = torch.zeros_like(self._sums)

@@ -17,6 +17,8 @@ from pipeline.training.augment import AugmentSettings, sampling_grid, vary_inten
 from pipeline.training.loader import Batch
 from preprocessing.geometry.patchify import grid_of, patchify, unpatchify
 
+_NEXT_VIEW = 0x3C6EF372  # between the seeds of a sample's views; runs have small seeds, so none repeats another's
+
 
 @dataclass(frozen=True)
 class Views:
@@ -37,14 +39,20 @@ class Views:
     seed: int
     spacing: tuple[float, ...] | None = None
 
-    def __call__(self, batch: Batch) -> Batch:
-        """The batch with patches, valid, label, real and scores of the views; every shape and dtype is kept."""
+    def __call__(self, batch: Batch, number: int = 0) -> Batch:
+        """The batch with patches, valid, label, real and scores of the views; every shape and dtype is kept.
+
+        Args:
+            batch: the samples.
+            number: which of several views of the same samples; each has chance of its own.
+        """
+        seed = self.seed + number * _NEXT_VIEW
         image = unpatchify(batch.patches, self.size, self.patch, self.channels)
         label = unpatchify(batch.label, self.size, self.patch, 1)
         real = unpatchify(batch.real, self.size, self.patch, 1)
-        grid = sampling_grid(batch.position, self.size, self.seed, self.settings, self.spacing)
+        grid = sampling_grid(batch.position, self.size, seed, self.settings, self.spacing)
         image, label, real = warp(image, label, real, grid)
-        image = vary_intensity(image, batch.position, self.seed, self.settings) * real
+        image = vary_intensity(image, batch.position, seed, self.settings) * real
         pixels = patchify(real, self.patch)
         return replace(
             batch,

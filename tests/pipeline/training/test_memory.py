@@ -47,6 +47,12 @@ def test_every_form_of_it(error, told):
     assert "raise finetune.accumulate (now 3)" in str(caught.value)
 
 
+def test_a_method_whose_steps_must_stay_whole_is_not_told_to_split_them():
+    with pytest.raises(MemoryShortage, match=r"lower pretrain\.batch") as caught, memory_told("pretrain", 1, False):
+        raise MemoryError
+    assert "accumulate" not in str(caught.value)
+
+
 @pytest.mark.parametrize("error", [RuntimeError("size mismatch"), OSError(2, "no such file"), RunError("told already")])
 def test_other_errors_pass(error):
     with pytest.raises(type(error)) as caught, memory_told("finetune", 3):
