@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -103,12 +104,14 @@ def device_for_inference() -> torch.device:
 def _work(config: dict[str, Any]) -> None:
     group: GroupTask[Any] = config["group"]
     torch.set_num_threads(group.threads)
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # a job's log would get every report in full
     if not fresh(UPath(group.lock)).exists():
         raise RunError(
             f"{group.lock} is not there on the machine {socket.gethostname()}: run.dir must be a folder that all "
             "machines mount, or an object store (s3://, gs://)"
         )
-    session = TrainSession(lambda: check_owner(group.lock, group.token), group.checkpoint_s)
+    labels = {"run": UPath(group.lock).parent.name, "stage": UPath(group.failure).parent.name}
+    session = TrainSession(lambda: check_owner(group.lock, group.token), group.checkpoint_s, labels)
     try:
         group.loop(group.task, session)
     except (StoreError, MemoryShortage) as error:  # one worker's trouble, perhaps gone at the next try

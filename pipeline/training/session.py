@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -94,11 +94,14 @@ class TrainSession:
     Args:
         may_write: called before each report; raises when this run belongs to another driver by now.
         every_s: seconds between checkpoints beside those of the epochs; 0: none by time.
+        labels: of the training among Ray's metrics.
     """
 
-    def __init__(self, may_write: Callable[[], None], every_s: float = 0.0) -> None:
+    def __init__(self, may_write: Callable[[], None], every_s: float, labels: Mapping[str, str]) -> None:
         import ray.train
         from ray.train.torch import get_device
+
+        from pipeline.training.gauges import Gauges
 
         context = ray.train.get_context()
         self.rank, self.workers = context.get_world_rank(), context.get_world_size()
@@ -107,6 +110,7 @@ class TrainSession:
         self._steps, self._saved, self._looked = 0, time.monotonic(), time.monotonic()
         self._going: frozenset[str] = frozenset()
         self._urgent = False
+        self._gauges = Gauges(labels) if self.rank == 0 else None
 
     def latest(self) -> Path | None:
         import ray.train
@@ -130,6 +134,8 @@ class TrainSession:
         import ray.train
 
         self._may_write()
+        if self._gauges is not None:
+            self._gauges.show(metrics)
         checkpoint, mode = None, ray.train.CheckpointUploadMode
         if write is not None:
             self._saved = time.monotonic()

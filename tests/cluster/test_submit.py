@@ -100,6 +100,7 @@ def test_a_submitted_run_leaves_its_report_and_a_readable_log(head, tmp_path):
     said = done.stdout + done.stderr
     assert done.returncode == 0, said[-3000:]
     assert "pretrain: done in" in said
+    assert "TrainingReport" not in said
     assert "succeeded" in said
     assert "<html" in (tmp_path / "run" / "report.html").read_text()
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["segmentation"]["test"]["cases"] > 0
@@ -128,7 +129,7 @@ def test_a_stopped_job_goes_on_when_it_is_submitted_again(head, tmp_path):
         assert time.time() < deadline
         time.sleep(0.2)
     job(head, "stop", name)
-    while "STOPPED" not in job(head, "status", name).stdout + job(head, "status", name).stderr:
+    while "was stopped" not in (told := job(head, "status", name)).stdout + told.stderr:
         assert time.time() < deadline
         time.sleep(1)
     done = job(head, "submit", "--working-dir", ".", *entry(**places))

@@ -1,0 +1,37 @@
+"""A training's numbers, as a Prometheus that scrapes the node would get them."""
+
+from __future__ import annotations
+
+import re
+import time
+import urllib.request
+
+import ray
+
+from pipeline.training.gauges import Gauges
+
+
+def show(record: dict) -> None:
+    Gauges({"run": "busi", "stage": "pretrain"}).show(record)
+    time.sleep(12)  # they are collected every ten seconds while the process lives
+
+
+def scraped() -> str:
+    (node,) = ray.nodes()
+    with urllib.request.urlopen(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", timeout=5) as answer:
+        return answer.read().decode()
+
+
+def test_the_newest_numbers_are_scraped_with_their_labels(ray_session):
+    shown = ray.remote(num_cpus=0)(show).remote({"loss": 0.25, "epoch": 3, "note": "x", "val_dsc": None})
+    deadline, found = time.time() + 30, ""
+    while "mps_ams_loss" not in found and time.time() < deadline:
+        time.sleep(1)
+        found = scraped()
+    ray.get(shown)
+    (line,) = re.findall(r"^ray_mps_ams_loss\{(.*)\} ([\d.]+)$", found, re.MULTILINE)
+    assert 'run="busi"' in line[0]
+    assert 'stage="pretrain"' in line[0]
+    assert float(line[1]) == 0.25
+    assert "mps_ams_note" not in found
+    assert "mps_ams_val_dsc" not in found
