@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import ray.train
 import torch
+from ray.exceptions import RayActorError
 from ray.train.torch import TorchTrainer
 from upath import UPath
 
@@ -56,7 +57,7 @@ def train_group(
         lock, token: lock file of the run and its owner; a worker whose driver lost the run must not write.
 
     Raises:
-        RunError: the loop ended with one, or the group failed more often than allowed.
+        RunError: the loop ended with one, the group failed more often than allowed, or its controller died.
     """
     failure = folder / "failure.txt"
     failure.unlink(missing_ok=True)
@@ -86,6 +87,12 @@ def train_group(
         trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise RunError(f"training in {folder} failed for good: {_innermost(error)}") from error
+    except RayActorError as error:
+        # the controller is not restarted, and a second one would wait for cores that the dead one's group still holds
+        raise RunError(
+            f"training in {folder} stopped: the process that led its workers died. Run the same command again to go on "
+            f"from the newest checkpoint ({type(error).__name__})"
+        ) from error
     if fresh(failure).exists():
         raise RunError(failure.read_text())
 
