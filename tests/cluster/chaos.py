@@ -76,11 +76,13 @@ class Trial:
         return lambda cluster: self._run(cluster, f"run-{len(runs) - 1:02d}", planned, kills)
 
     def _run(self, cluster: SpotCluster, name: str, planned: int, kills: list[Kill]) -> bool:
-        run, began = self.folder / name, time.time()
-        shutil.rmtree(run, ignore_errors=True)  # of a trial that was cut short
-        totals = next((line["marks"] for line in self._read("runs.jsonl")), {})
+        began = time.time()
+        for old in self.folder.glob(f"{name}-*"):  # of a trial that was cut short; its driver may be alive
+            shutil.rmtree(old, ignore_errors=True)
+        place = self.folder / f"{name}-{began:.0f}"
+        run, runs = place / "run", self._read("runs.jsonl")
         driver = Driver(self.folder / "scans", run, cluster.address)
-        disturbance, stuck = Disturbance(cluster, driver, run, totals), ""
+        disturbance, stuck = Disturbance(cluster, driver, run, runs[0]["marks"] if runs else {}), ""
         try:
             for facts in disturbance.kills(kills):
                 self._tell("kills.jsonl", {"run": name, "began": began, **facts})
@@ -89,15 +91,16 @@ class Trial:
             stuck = str(error)
         finally:
             driver.kill()
-        seconds = round(time.time() - began, 1)
-        verdict = Verdict([stuck]) if stuck else judge(run, self.folder / UNDISTURBED)
-        facts = {"run": name, "planned": planned, "began": began, "seconds": seconds, "commands": driver.commands}
-        facts |= {"marks": {stage: marks(run, stage) for stage in STAGES}, **asdict(verdict)}
-        if name == UNDISTURBED and stuck:
-            sys.exit(f"the undisturbed run fails: {stuck}; see {run.with_suffix('.log')}")
-        self._tell("runs.jsonl", facts)
-        if kills and not verdict.differences:
-            shutil.rmtree(run)  # what differs is kept to be looked at
+        if stuck and not runs:
+            sys.exit(f"the undisturbed run fails: {stuck}; see {driver.log}")
+        facts = {"run": name, "planned": planned, "began": began, "seconds": round(time.time() - began, 1)}
+        facts |= {"commands": driver.commands, "folder": place.name}
+        facts |= {"marks": {stage: marks(run, stage) for stage in STAGES}}
+        undisturbed = self.folder / runs[0]["folder"] / "run" if runs else run
+        verdict = Verdict([stuck]) if stuck else judge(run, undisturbed)
+        self._tell("runs.jsonl", facts | asdict(verdict))
+        if runs and not verdict.differences:
+            shutil.rmtree(place)  # what differs is kept to be looked at
         return not stuck
 
     def _read(self, name: str) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.cluster.plan import Kill
 from tests.cluster.small_run import Driver
@@ -16,6 +16,7 @@ from tests.cluster.watch import begun, marks, over, stage_of
 
 LONGEST_S = 300  # that anything is waited for
 POLL_S = 0.05
+T = TypeVar("T")
 
 
 class Stuck(Exception):
@@ -61,22 +62,19 @@ class Disturbance:
 
     def _moment(self, kill: Kill) -> Victim | None:
         """The victim at the planned moment of the stage; None when the stage was over before."""
-        at = min(int(kill.at * self.totals[kill.stage]), self.totals[kill.stage] - 2)
-        found: list[Victim] = []
-        since: list[float] = []
+        stage, total = kill.stage, self.totals[kill.stage]
+        at = min(int(kill.at * total), total - 2)
 
-        def come() -> bool:
-            if over(self.run, kill.stage) or self.driver.ended_well():
-                return True
-            if not begun(self.run, kill.stage) or marks(self.run, kill.stage) < at:
-                return False
-            since.append(time.monotonic())
-            if time.monotonic() >= since[0] + kill.after and (victim := find(kill, self.cluster)):
-                found.append(victim)
-            return bool(found)
+        def late() -> bool:
+            return over(self.run, stage) or self.driver.ended_well()
 
-        self._wait(come, f"{kill.stage} does not come to {at} of {self.totals[kill.stage]}")
-        return found[0] if found and stage_of(self.run) == kill.stage else None
+        self._wait(
+            lambda: late() or (begun(self.run, stage) and marks(self.run, stage) >= at),
+            f"{stage} does not come to {at} of {total}",
+        )
+        time.sleep(kill.after)
+        victim = self._wait(lambda: late() or find(kill, self.cluster), f"no {kill.victim} is found in {stage}")
+        return victim if isinstance(victim, Victim) and stage_of(self.run) == stage else None
 
     def _kill(self, kill: Kill, victim: Victim) -> tuple[dict[str, Any], Stuck | None]:
         stage, commands, began = kill.stage, self.driver.commands, time.monotonic()
@@ -101,11 +99,12 @@ class Disturbance:
         seconds = round(time.monotonic() - began, 1)
         return {**facts, "outcome": "does not go on" if stuck else outcome, "seconds": seconds}, stuck
 
-    def _wait(self, what: Callable[[], bool], trouble: str) -> None:
+    def _wait(self, what: Callable[[], T], trouble: str) -> T:
         deadline = time.monotonic() + LONGEST_S
-        while not what():
+        while not (found := what()):
             if time.monotonic() > deadline:
                 raise Stuck(trouble)
             if self.driver.commands > self.driver.MOST:
                 raise Stuck(f"the command was given {self.driver.commands} times: {self.driver.statuses}")
             time.sleep(POLL_S)
+        return found

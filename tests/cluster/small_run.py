@@ -58,6 +58,7 @@ class Driver:
     Attributes:
         commands: how often the command was given.
         statuses: how each but the last one ended.
+        log: what all of them wrote.
     """
 
     MOST = 10  # commands, before the user gives up
@@ -67,8 +68,7 @@ class Driver:
         config = run.with_suffix(".yaml")
         config.parent.mkdir(parents=True, exist_ok=True)
         config.write_text("data: {layout: hecktor}\n")
-        self._log = run.with_suffix(".log")
-        self._log.unlink(missing_ok=True)
+        self.log = run.with_suffix(".log")
         self._words = [sys.executable, "-m", "jobs.run", str(config)]
         self._words += [f"{name}={json.dumps(value)}" for name, value in fields.items()]
         self.statuses: list[int] = []
@@ -96,7 +96,7 @@ class Driver:
         self._process.wait()
 
     def _start(self) -> None:
-        with self._log.open("a") as log:
+        with self.log.open("a") as log:
             self._process = subprocess.Popen(
                 self._words, stdout=log, stderr=log, env=environment(), cwd=ROOT, start_new_session=True
             )

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +31,7 @@ QUIET = {
     "PYTHONPATH": str(ROOT),
 }
 NODES, STORE = 2, 200 * 2**20
+POINTER = Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster"  # what others would join who give no address
 
 
 def environment() -> dict[str, str]:
@@ -66,7 +68,7 @@ class SpotCluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        family = psutil.Process(self._process.pid).children(recursive=True)
+        family, address = self.family(), self.address
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -76,6 +78,8 @@ class SpotCluster:
             for process in family:  # known by process and start, so that a number used again is not hit
                 if process.is_running():
                     process.kill()
+            if POINTER.exists() and POINTER.read_text().strip() == address:
+                POINTER.unlink()
 
     @property
     def address(self) -> str:
