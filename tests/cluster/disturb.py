@@ -73,7 +73,9 @@ class Disturbance:
             f"{stage} does not come to {at} of {total}",
         )
         time.sleep(kill.after)
-        victim = self._wait(lambda: late() or find(kill, self.cluster), f"no {kill.victim} is found in {stage}")
+        victim = self._wait(
+            lambda: late() or find(kill, self.cluster, self.run), f"no {kill.victim} is found in {stage}"
+        )
         return victim if isinstance(victim, Victim) and stage_of(self.run) == stage else None
 
     def _kill(self, kill: Kill, victim: Victim) -> tuple[dict[str, Any], Stuck | None]:

@@ -41,7 +41,7 @@ class Victim:
     trial: str = ""
 
 
-def find(kill: Kill, cluster: SpotCluster) -> Victim | None:
+def find(kill: Kill, cluster: SpotCluster, run: Path) -> Victim | None:
     """The victim of a kill, None as long as there is none: a node counts only where it works for the stage."""
     if kill.victim == "driver":
         return Victim([])
@@ -50,7 +50,7 @@ def find(kill: Kill, cluster: SpotCluster) -> Victim | None:
     if not found:
         return None
     chosen = found[int(kill.which * len(found))]
-    trial = _trial(chosen) if kill.stage == "search" else ""
+    trial = _trial(chosen, run) if kill.stage == "search" else ""
     if kill.victim != "node":
         return Victim([chosen], trial=trial)
     with suppress(psutil.NoSuchProcess):
@@ -78,9 +78,10 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
-def _trial(process: psutil.Process) -> str:
-    """A trial's process works in a folder of the trial's name."""
+def _trial(process: psutil.Process, run: Path) -> str:
+    """A trial's process works in a folder of the trial's name; "" before it has begun."""
     try:
-        return Path(process.cwd()).name
+        name = Path(process.cwd()).name
     except psutil.NoSuchProcess:
         return ""
+    return name if (run / "search" / "trials" / name).is_dir() else ""

@@ -13,7 +13,8 @@ def marks(run: Path, stage: str, trial: str = "") -> int:
     if stage == "preprocess":
         return len(list((run / "cache").glob("patches-*.parquet")))
     if stage == "search":
-        return sum(_lines(folder) for folder in (run / "search" / "trials").glob(trial or "*"))
+        folder = run / "search" / "trials"
+        return _lines(folder / trial) if trial else sum(map(_lines, folder.glob("*")))
     return _lines(run / stage)
 
 
