@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-UNITS = {"preprocess": "shards"}
+UNITS = {"preprocess": "shards", "finetune": "validations"}
 SPOILT = "SPOILT"
 
 

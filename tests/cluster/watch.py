@@ -9,7 +9,7 @@ STAGES = ("preprocess", "search", "pretrain", "finetune")
 
 
 def marks(run: Path, stage: str, trial: str = "") -> int:
-    """Shards (preprocess) or epochs that stand; of all trials of the search or of one."""
+    """Shards (preprocess), validations (finetune) or epochs that stand; of all trials of the search or of one."""
     if stage == "preprocess":
         return len(list((run / "cache").glob("patches-*.parquet")))
     if stage == "search":
