@@ -2,8 +2,8 @@
 
 python -m tests.cluster.chaos [--seed 0] [--kills 30] FOLDER
 
-FOLDER/kills.jsonl and FOLDER/runs.jsonl grow as things happen; the same command again goes on with the runs that have
-no verdict yet. At the end FOLDER/kills.csv and FOLDER/kills.md hold the table. Status 0: every kill landed and nothing
+FOLDER/kills.jsonl and FOLDER/runs.jsonl grow as things happen; the same command again goes on with the run that was
+cut short. At the end FOLDER/kills.csv and FOLDER/kills.md hold the table. Status 0: every kill landed and nothing
 was spoilt.
 """
 
@@ -76,15 +76,16 @@ class Trial:
         return lambda cluster: self._run(cluster, f"run-{len(runs) - 1:02d}", planned, kills)
 
     def _run(self, cluster: SpotCluster, name: str, planned: int, kills: list[Kill]) -> bool:
-        began = time.time()
-        for old in self.folder.glob(f"{name}-*"):  # of a trial that was cut short; its driver may be alive
-            shutil.rmtree(old, ignore_errors=True)
-        place = self.folder / f"{name}-{began:.0f}"
-        run, runs = place / "run", self._read("runs.jsonl")
+        runs = self._read("runs.jsonl")
+        cut = [int(place.name.rpartition("-")[2]) for place in self.folder.glob(f"{name}-*")] if runs else []
+        began = max(cut, default=int(time.time()))  # a run that was cut short goes on, like any other
+        told = {kill["number"] for kill in self._read("kills.jsonl") if (kill["run"], kill["began"]) == (name, began)}
+        place = self.folder / f"{name}-{began}"
+        run = place / "run"
         driver = Driver(self.folder / "scans", run, cluster.address)
         disturbance, stuck = Disturbance(cluster, driver, run, runs[0]["marks"] if runs else {}), ""
         try:
-            for facts in disturbance.kills(kills):
+            for facts in disturbance.kills([kill for kill in kills if kill.number not in told]):
                 self._tell("kills.jsonl", {"run": name, "began": began, **facts})
             disturbance.finish()
         except Stuck as error:
@@ -93,7 +94,8 @@ class Trial:
             driver.kill()
         if stuck and not runs:
             sys.exit(f"the undisturbed run fails: {stuck}; see {driver.log}")
-        facts = {"run": name, "planned": planned, "began": began, "seconds": round(time.time() - began, 1)}
+        facts = {"run": name, "planned": planned, "began": began}
+        facts |= {"seconds": None if cut else round(time.time() - began)}
         facts |= {"commands": driver.commands, "folder": place.name}
         facts |= {"marks": {stage: marks(run, stage) for stage in STAGES}}
         undisturbed = self.folder / runs[0]["folder"] / "run" if runs else run

@@ -44,7 +44,8 @@ def plan(seed: int, kills: int) -> list[Kill]:
     for run in range(-(-kills // A_RUN)):
         spared = stages[(run + 1) % len(stages)]  # each in its turn, the search first: it takes longest
         for stage in (stage for stage in stages if stage != spared):
-            figures = chance.uniform(0.1, 0.8), chance.uniform(0, 0.5), chance.random(), chance.uniform(3, 12)
+            at, longest = (0.5, 0.1) if stage == "preprocess" else (0.8, 0.5)  # shards follow each other quickly
+            figures = chance.uniform(0.1, at), chance.uniform(0, longest), chance.random(), chance.uniform(3, 12)
             planned.append(Kill(len(planned), run, stage, next(turns[stage]), *figures))
     return planned[:kills]
 

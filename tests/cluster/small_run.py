@@ -25,13 +25,15 @@ SMALL: dict[str, Any] = {
     "resources.precision": "fp32",
     "resources.checkpoint_minutes": 0.03,  # many within an epoch as well
     "pretrain.epochs": 40,
+    "pretrain.batch": 16,
     "pretrain.checkpoint_every": 5,
     "pretrain.probe_every": 20,
     "pretrain.noise_every": 10,
     "finetune.epochs": 24,
     "finetune.batch": 8,
     "finetune.validate_every": 2,
-    "search.trials": 2,
+    "search.trials": 3,
+    "search.repeats": 0,
     "search.epochs": 8,
     "search.probe_every": 2,
     "search.grace": 8,  # no trial is stopped early: the choice is a function of the seed
