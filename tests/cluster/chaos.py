@@ -22,7 +22,7 @@ from typing import Any
 
 from tests.cluster.disturb import Disturbance, Stuck
 from tests.cluster.judge import Verdict, judge
-from tests.cluster.plan import A_RUN, Kill, plan
+from tests.cluster.plan import A_RUN, Kill, elastic, plan
 from tests.cluster.small_run import SMALL, Driver, write_scans
 from tests.cluster.spot import SpotCluster
 from tests.cluster.table import write_table
@@ -82,7 +82,7 @@ class Trial:
         told = {kill["number"] for kill in self._read("kills.jsonl") if (kill["run"], kill["began"]) == (name, began)}
         place = self.folder / f"{name}-{began}"
         run = place / "run"
-        driver = Driver(self.folder / "scans", run, cluster.address)
+        driver = Driver(self.folder / "scans", run, cluster.address, elastic(planned))
         disturbance, stuck = Disturbance(cluster, driver, run, runs[0]["marks"] if runs else {}), ""
         try:
             for facts in disturbance.kills([kill for kill in kills if kill.number not in told]):

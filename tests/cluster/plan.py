@@ -50,6 +50,12 @@ def plan(seed: int, kills: int) -> list[Kill]:
     return planned[:kills]
 
 
+def elastic(run: int) -> bool:
+    """Whether the run's groups may shrink and grow. Every fourth: after the death of its driver or controller such a
+    group waits up to three minutes, until Ray gives up what the dead one had reserved."""
+    return run % 4 == 1
+
+
 def _turns(victims: tuple[str, ...], chance: random.Random) -> Iterator[str]:
     while True:
         yield from chance.sample(victims, len(victims))

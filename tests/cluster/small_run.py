@@ -20,8 +20,7 @@ CASES = 48
 SMALL: dict[str, Any] = {
     "cache.patch": (8, 8),
     "cache.most_samples": 3,
-    "resources.workers": 1,
-    "resources.max_workers": 2,
+    "resources.workers": 2,
     "resources.precision": "fp32",
     "resources.checkpoint_minutes": 0.03,  # many within an epoch as well
     "pretrain.epochs": 40,
@@ -65,8 +64,9 @@ class Driver:
 
     MOST = 10  # commands, before the user gives up
 
-    def __init__(self, scans: Path, run: Path, address: str) -> None:
+    def __init__(self, scans: Path, run: Path, address: str, elastic: bool = False) -> None:
         fields = FIELDS | PETCT | SMALL | {"data.root": str(scans), "run.dir": str(run), "run.address": address}
+        fields |= {"resources.workers": 1, "resources.max_workers": 2} if elastic else {}
         config = run.with_suffix(".yaml")
         config.parent.mkdir(parents=True, exist_ok=True)
         config.write_text("data: {layout: hecktor}\n")
