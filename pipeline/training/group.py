@@ -14,6 +14,7 @@ from ray.train.torch import TorchTrainer
 from upath import UPath
 
 from pipeline.training.memory import MemoryShortage
+from pipeline.training.newest import newest_unlisted
 from pipeline.training.offers import demand
 from pipeline.training.precision import ResourceSettings
 from pipeline.training.session import Session, TrainSession
@@ -22,6 +23,7 @@ from preprocessing.lock import check_owner
 from preprocessing.object_store import StoreError, fresh
 
 Task = TypeVar("Task")
+_NAME = "train"  # folder of a group's checkpoints
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class GroupTask(Generic[Task]):
     lock: str
     token: str
     failure: str
+    start: str  # checkpoint to go on from where Ray knows none
 
 
 def train_group(
@@ -63,18 +66,19 @@ def train_group(
     failure.unlink(missing_ok=True)
     cpus, gpu = demand(resources)
     checkpoint_s = 60 * resources.checkpoint_minutes
+    start = newest_unlisted(folder / _NAME)
     few, most = resources.workers, resources.most_workers
     workers = few if few == most else (few, most)
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"group": GroupTask(loop, task, cpus, checkpoint_s, lock, token, str(failure))},
+        train_loop_config={"group": GroupTask(loop, task, cpus, checkpoint_s, lock, token, str(failure), start)},
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,  # type: ignore[arg-type]  # the old API knows no range
             use_gpu=gpu,
             resources_per_worker={"CPU": cpus} | ({"GPU": 1} if gpu else {}),
         ),
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # the checker sees the old API's class
-            name="train",
+            name=_NAME,
             storage_path=str(folder),
             failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]
                 max_failures=resources.max_failures, controller_failure_limit=3
@@ -110,7 +114,7 @@ def _work(config: dict[str, Any]) -> None:
             f"{group.lock} is not there on the machine {socket.gethostname()}: run.dir must be a folder that all "
             "machines mount, or an object store (s3://, gs://)"
         )
-    session = TrainSession(lambda: check_owner(group.lock, group.token), group.checkpoint_s)
+    session = TrainSession(lambda: check_owner(group.lock, group.token), group.checkpoint_s, group.start)
     try:
         group.loop(group.task, session)
     except (StoreError, MemoryShortage):
