@@ -7,7 +7,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: setup demo test test-all bench check
+.PHONY: setup demo test test-all bench chaos check
 
 setup: $(STAMP)
 
@@ -31,6 +31,9 @@ test-all: setup
 
 bench: setup
 	@$(BIN)/python -m jobs.bench configs/demo.yaml run.dir=runs/bench
+
+chaos: setup
+	@$(BIN)/python -m tests.cluster.chaos --seed 0 --kills 30 runs/chaos
 
 check: setup
 	@$(BIN)/ruff format --check .

@@ -98,8 +98,10 @@ def build_cache(
                 )
                 for i, part in enumerate(plan(cases, settings, channels))
             ]
-            _sweep(root, {shard.file for shard in shards})
+            wanted = {shard.file for shard in shards}
+            _sweep(root, wanted)
             reports = _run(shards, needed, progress)
+            _sweep(root, wanted)  # a worker that was killed meanwhile left a part of a shard
             left_out = [*rejected, *(rejection for report in reports for rejection in report.rejected)]
             kept = _cases_table(cases, reports, data)
             manifest = {

@@ -10,10 +10,12 @@ from typing import Any, Generic, TypeVar
 
 import ray.train
 import torch
+from ray.exceptions import RayActorError
 from ray.train.torch import TorchTrainer
 from upath import UPath
 
 from pipeline.training.memory import MemoryShortage
+from pipeline.training.newest import newest_unlisted
 from pipeline.training.offers import demand
 from pipeline.training.precision import ResourceSettings
 from pipeline.training.session import Session, TrainSession
@@ -22,6 +24,7 @@ from preprocessing.lock import check_owner
 from preprocessing.object_store import StoreError, fresh
 
 Task = TypeVar("Task")
+_NAME = "train"  # folder of a group's checkpoints
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class GroupTask(Generic[Task]):
     token: str
     failure: str
     shortage: str
+    start: str  # checkpoint to go on from where Ray knows none
 
 
 def train_group(
@@ -58,19 +62,20 @@ def train_group(
         lock, token: lock file of the run and its owner; a worker whose driver lost the run must not write.
 
     Raises:
-        RunError: the loop ended with one, or the group failed more often than allowed.
+        RunError: the loop ended with one, the group failed more often than allowed, or its controller died.
     """
     failure, shortage = folder / "failure.txt", folder / "shortage.txt"
     for file in (failure, shortage):
         file.unlink(missing_ok=True)
     cpus, gpu = demand(resources)
     checkpoint_s = 60 * resources.checkpoint_minutes
+    start = newest_unlisted(folder / _NAME)
     few, most = resources.workers, resources.most_workers
     workers = few if few == most else (few, most)
     trainer = TorchTrainer(
         _work,
         train_loop_config={
-            "group": GroupTask(loop, task, cpus, checkpoint_s, lock, token, str(failure), str(shortage))
+            "group": GroupTask(loop, task, cpus, checkpoint_s, lock, token, str(failure), str(shortage), start)
         },
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,  # type: ignore[arg-type]  # the old API knows no range
@@ -78,7 +83,7 @@ def train_group(
             resources_per_worker={"CPU": cpus} | ({"GPU": 1} if gpu else {}),
         ),
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # the checker sees the old API's class
-            name="train",
+            name=_NAME,
             storage_path=str(folder),
             failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]
                 max_failures=resources.max_failures, controller_failure_limit=3
@@ -92,6 +97,12 @@ def train_group(
     except ray.train.TrainingFailedError as error:
         why = shortage.read_text() if fresh(shortage).exists() else _innermost(error)
         raise RunError(f"training in {folder} failed for good: {why}") from error
+    except RayActorError as error:
+        # the controller is not restarted, and a second one would wait for cores that the dead one's group still holds
+        raise RunError(
+            f"training in {folder} stopped: the process that led its workers died. Run the same command again to go on "
+            f"from the newest checkpoint ({type(error).__name__})"
+        ) from error
     if fresh(failure).exists():
         raise RunError(failure.read_text())
 
@@ -111,7 +122,7 @@ def _work(config: dict[str, Any]) -> None:
             "machines mount, or an object store (s3://, gs://)"
         )
     labels = {"run": UPath(group.lock).parent.name, "stage": UPath(group.failure).parent.name}
-    session = TrainSession(lambda: check_owner(group.lock, group.token), group.checkpoint_s, labels)
+    session = TrainSession(lambda: check_owner(group.lock, group.token), group.checkpoint_s, labels, group.start)
     try:
         group.loop(group.task, session)
     except (StoreError, MemoryShortage) as error:  # one worker's trouble, perhaps gone at the next try

@@ -95,9 +95,12 @@ class TrainSession:
         may_write: called before each report; raises when this run belongs to another driver by now.
         every_s: seconds between checkpoints beside those of the epochs; 0: none by time.
         labels: of the training among Ray's metrics.
+        start: path or URI of a checkpoint to go on from as long as the group itself has none.
     """
 
-    def __init__(self, may_write: Callable[[], None], every_s: float, labels: Mapping[str, str]) -> None:
+    def __init__(
+        self, may_write: Callable[[], None], every_s: float, labels: Mapping[str, str], start: str = ""
+    ) -> None:
         import ray.train
         from ray.train.torch import get_device
 
@@ -106,7 +109,7 @@ class TrainSession:
         context = ray.train.get_context()
         self.rank, self.workers = context.get_world_rank(), context.get_world_size()
         self.device: torch.device = get_device()
-        self._may_write, self._every_s = may_write, every_s
+        self._may_write, self._every_s, self._start = may_write, every_s, start
         self._steps, self._saved, self._looked = 0, time.monotonic(), time.monotonic()
         self._going: frozenset[str] = frozenset()
         self._urgent = False
@@ -115,7 +118,10 @@ class TrainSession:
     def latest(self) -> Path | None:
         import ray.train
 
-        return _download(ray.train.get_checkpoint())
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None and self._start:
+            checkpoint = ray.train.Checkpoint(self._start)
+        return _download(checkpoint)
 
     def checkpoint_due(self) -> bool:
         self._steps += 1

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Mapping
 
 import ray
+from ray.exceptions import NodeDiedError, TaskUnschedulableError, WorkerCrashedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from upath import UPath
 
@@ -16,7 +17,7 @@ _SECONDS = 120.0  # for a machine to start a worker and look
 
 
 def check_shared(folders: Mapping[str, str]) -> None:
-    """Look for a file of this machine's on every other machine that is there now.
+    """Look for a file of this machine's on every other machine that is there now, and still there when it is asked.
 
     Args:
         folders: by the field that names them; URIs of object stores are not looked at.
@@ -42,7 +43,7 @@ def check_shared(folders: Mapping[str, str]) -> None:
             ).remote(files)
             for node in others
         }
-        missing = {machine: ray.get(answer, timeout=_SECONDS) for machine, answer in asked.items()}
+        missing = {machine: _answer(answer) for machine, answer in asked.items()}
     finally:
         for folder in local.values():
             (folder / name).unlink(missing_ok=True)
@@ -53,6 +54,13 @@ def check_shared(folders: Mapping[str, str]) -> None:
             f"{', '.join(f'{field} = {folders[field]}' for field in fields)}: not seen by the machine(s) "
             f"{', '.join(sorted(blind))}; give a folder that all machines mount, or an object store (s3://, gs://)"
         )
+
+
+def _answer(asked: ray.ObjectRef) -> list[str]:
+    try:
+        return ray.get(asked, timeout=_SECONDS)
+    except (TaskUnschedulableError, NodeDiedError, WorkerCrashedError):
+        return []  # the machine was taken away, which Ray learns only some seconds later
 
 
 def _missing(files: dict[str, str]) -> list[str]:

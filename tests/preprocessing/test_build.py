@@ -191,6 +191,16 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(copies):
     assert all(np.array_equal(values, vars(again)[name]) for name, values in vars(whole).items())
 
 
+def test_what_a_worker_killed_on_the_way_left_is_swept(phantoms, tmp_path, ray_session):
+    data, part = DataSettings(root=str(phantoms)), tmp_path / "cache" / ".writing-1234-patches-00000.parquet"
+
+    def killed(done, total):
+        part.write_bytes(b"PAR1")
+
+    build_cache(*load_cases(data), data, SETTINGS, str(tmp_path / "cache"), killed, log=lambda line: None)
+    assert not part.exists()
+
+
 def test_another_version_is_refused_with_the_way_out(copies):
     root, where = copies
     manifest = json.loads((where / "manifest.json").read_text())
