@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from pipeline.benchmark_settings import ARMS, BenchmarkSettings
+from pipeline.benchmark_settings import BenchmarkSettings
 from pipeline.evaluate import EvaluateSettings
 from pipeline.feedback import FeedbackSettings
 from pipeline.finetune_settings import FinetuneSettings
@@ -110,12 +110,28 @@ class Config(Settings):
         return self
 
     @model_validator(mode="after")
+    def _table_is_possible(self) -> Config:
+        chosen, folds = self.benchmark, max(1, self.data.folds)
+        if any(not 0 <= fold < folds for fold in chosen.folds):
+            raise ValueError(f"benchmark.folds = {list(chosen.folds)}: must be below data.folds ({self.data.folds})")
+        if len(chosen.folds) > 1 and self.data.splits:
+            raise ValueError("benchmark.folds: with data.splits every fold would be the same")
+        if len(chosen.label_fractions) > 1 and self.pretrain.patience:
+            raise ValueError(
+                f"pretrain.patience = {self.pretrain.patience} stops by a probe on labels, but one pretraining serves "
+                "all of benchmark.label_fractions; set pretrain.patience=0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _steps_that_must_stay_whole(self) -> Config:
         if self.pretrain.accumulate == 1:
             return self
         used = {self.pretrain.method: "pretrain.method"}
         for arm in self.benchmark.arms:
-            used.setdefault(ARMS[arm].get("pretrain.method", self.pretrain.method), f"benchmark.arms, {arm}")
+            used.setdefault(
+                self.benchmark.arm(arm).get("pretrain.method", self.pretrain.method), f"benchmark.arms, {arm}"
+            )
         for name, where in used.items():
             if name in METHODS and METHODS[name].whole_batch:
                 raise ValueError(

@@ -356,7 +356,7 @@ def run(config: Config) -> None:
 def benchmark(config: Config) -> None:
     """Every cell of the comparison table, on one cluster."""
     with joined(config.run.address):
-        comparison.benchmark(config, preprocess, run)
+        comparison.benchmark(config, preprocess, run, pretrain)
 
 
 def _single(*stages: Callable[[Pipeline], None]) -> Callable[[Config], None]:
