@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from statistics import NormalDist
 
 from pipeline.report.statistics import (
     Interval,
