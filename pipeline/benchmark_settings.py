@@ -55,8 +55,8 @@ class BenchmarkSettings(Settings):
     )
     equal: Literal["samples", "compute"] = Field(
         "samples",
-        description="What all pretrainings have in common: samples (pretrain.epochs), or compute (each arm's epochs are "
-        "scaled to the reference's FLOPs).",
+        description="What all pretrainings have in common: samples (pretrain.epochs), or compute (each arm's epochs "
+        "are scaled to the reference's FLOPs).",
     )
 
     @field_validator("label_fractions")
