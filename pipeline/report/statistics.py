@@ -3,7 +3,7 @@
 Paired over cases: the difference in DSC on a case, averaged over the seeds (and folds) in which it was a test case of
 both. Intervals are simultaneous over all comparisons of a table (max-t, Westfall & Young 1993; Romano & Wolf,
 Econometrica 2005): cases are resampled by group, so that near-duplicates stay together, the same resample for all
-comparisons; each difference is divided by its standard error, and the 95 % quantile of the largest of them is the factor
+comparisons; each difference is divided by its standard error, and the 95 % quantile of the largest is the factor
 of all intervals. Hence all intervals of a table hold together with 95 %, and comparisons that go together are not
 punished as by Bonferroni. P-values are Wilcoxon's signed-rank test on the groups' means, adjusted by Holm's method.
 

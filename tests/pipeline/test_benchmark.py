@@ -171,7 +171,7 @@ def test_a_failed_pretraining_takes_only_its_own_cells_with_it(tmp_path: Path) -
         ran.append(cell.run.dir)
         finished(cell, 0.0)
 
-    with pytest.raises(RunError, match="mps_ams, seed 0, fold 0, labels 0.5: no memory"):
+    with pytest.raises(RunError, match=r"mps_ams, seed 0, fold 0, labels 0\.5: no memory"):
         module.benchmark(config(tmp_path, benchmark__label_fractions=(0.5, 1.0)), lambda _: None, run, run)
     assert len(ran) == 2
     assert all(place.endswith("scratch") for place in ran)
