@@ -1,8 +1,9 @@
-"""The comparison table: arms of the method over several seeds, as runs that share one cache and can be resumed."""
+"""The comparison table: arms of the method over seeds, folds and shares of labels, as runs that share one cache and
+can be resumed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,53 +11,49 @@ import pandas as pd
 import ray
 from upath import UPath
 
-from pipeline.benchmark_settings import ARMS
-from pipeline.configuration.overrides import with_fields
-from pipeline.report.comparison import METRICS, markdown
+from pipeline.benchmark_cells import Cell, cells, equal_compute
+from pipeline.measure.flops import step_cost
+from pipeline.methods import Shape
+from pipeline.report.comparison import METRICS, markdown, planned, summary
+from pipeline.report.comparison_page import write_page
 from pipeline.runfolder import RunFolder
 from pipeline.training.history import read_history
 from pipeline.training.offers import groups_at_once
+from preprocessing.cache import PatchCache
 from preprocessing.errors import RunError
+from preprocessing.splits import Splits, make_splits
 from preprocessing.storage import write_text
 
-
-def cells(config: Any) -> Iterator[tuple[str, int, Any]]:
-    """Arm, seed and configuration of every run; seeds outermost, so that an interrupted table compares all arms.
-
-    The search is left out, and the configuration's own schedule is what is compared: a schedule chosen on one
-    seed's labelled cases must not be judged on another seed's test cases.
-    """
-    root = UPath(config.run.dir)
-    cache = config.cache.dir or str(root / "cache")
-    for seed in config.benchmark.seeds:
-        for arm in config.benchmark.arms:
-            fields = {
-                "run.dir": str(root / "cells" / f"seed_{seed}" / arm),
-                "run.seed": seed,
-                "cache.dir": cache,
-                "search.enabled": False,
-                # one core each, and several cells at once: a small model gains little from a second core
-                "resources.cpus_per_worker": config.resources.cpus_per_worker or 1,
-            }
-            yield arm, seed, with_fields(config, fields | ARMS[arm])
+Job = Callable[[Any], None]
 
 
-def benchmark(config: Any, prepare: Callable[[Any], None], run_cell: Callable[[Any], None]) -> pd.DataFrame:
-    """Run every cell that is not finished, several at once, and write table.csv and table.md as they end.
+def benchmark(config: Any, prepare: Job, run_cell: Job, pretrain_cell: Job) -> pd.DataFrame:
+    """Run every cell that is not finished, several at once, and write the table as they end.
 
     Args:
-        config: with the arms and seeds.
-        prepare: makes what the cells of one seed share (cache, scores), so that they need not wait for each other.
+        config: with the arms, seeds, folds and shares of labels.
+        prepare: makes what the cells of one seed and fold share (cache, scores), so that they need not wait for each
+            other.
         run_cell: scans to test metrics for one configuration, on a worker; returns at once for what is done.
+        pretrain_cell: the same up to the pretrained encoder.
 
     Returns:
-        one row a cell: arm, seed, metrics, samples seen, share of visible patches, seconds.
+        one row a cell: arm, seed, fold, labels, metrics, samples seen, share of visible patches, FLOPs, seconds.
 
     Raises:
+        ConfigError: an arm's settings are no valid ones.
         RunError: a cell failed; the others were finished first.
     """
     task = ray.remote(num_cpus=0, max_retries=0)(_run)  # its training asks for what it needs
-    every = list(cells(config))
+    every = cells(config)
+    prepare(every[0].config)
+    cache = PatchCache.open(every[0].config.cache.dir)
+    shape, root = Shape.of(cache), UPath(config.run.dir)
+    if config.benchmark.equal == "compute":
+        every = cells(config, equal_compute(config, shape))
+    tested = _test_groups(every, cache)
+    print(planned(config.benchmark, _scores(every), tested), flush=True)
+    started: dict[int, ray.ObjectRef] = {}
     running: dict[ray.ObjectRef, int] = {}
     ended: set[int] = set()
     failures: list[str] = []
@@ -66,52 +63,104 @@ def benchmark(config: Any, prepare: Callable[[Any], None], run_cell: Callable[[A
         while len(running) > most:
             (ref,), _ = ray.wait(list(running))
             number = running.pop(ref)
-            arm, seed, _cell = every[number]
             try:
                 ray.get(ref)
             except RunError as error:
-                failures.append(f"{arm}, seed {seed}: {getattr(error, 'cause', error)}")
+                failures.append(f"{every[number]}: {getattr(error, 'cause', error)}")
                 continue
             ended.add(number)
-            table = _write([every[n] for n in sorted(ended)], UPath(config.run.dir))
-            row = table[(table["arm"] == arm) & (table["seed"] == seed)].iloc[0]
-            print(f"benchmark: {len(ended)} of {len(every)}, {arm}, seed {seed}: DSC {row['dsc']:.3f}", flush=True)
+            if every[number].counted:
+                table = _write([every[n] for n in sorted(ended)], config, shape, tested)
+                dsc = table["dsc"].iloc[sum(every[n].counted for n in ended if n < number)]
+                print(f"benchmark: {len(ended)} of {len(every)}, {every[number]}: DSC {dsc:.3f}", flush=True)
 
-    seed_before = None
-    for number, (_arm, seed, cell) in enumerate(every):
-        if seed != seed_before:
-            prepare(cell)
-            seed_before = seed
-        collect(groups_at_once(cell.resources) - 1)
-        running[task.remote(run_cell, cell)] = number
+    before = None
+    for number, cell in enumerate(every):
+        if (cell.seed, cell.fold) != before:
+            prepare(cell.config)
+            before = (cell.seed, cell.fold)
+        collect(groups_at_once(cell.config.resources) - 1)
+        # a cell that starts from another's encoder waits for it, and fails with it
+        first = None if cell.needs is None else started[cell.needs]
+        started[number] = task.remote(run_cell if cell.counted else pretrain_cell, cell.config, first)
+        running[started[number]] = number
     collect(0)
     if failures:
         raise RunError("some cells of the table failed:\n" + "\n".join(failures))
-    table = _write(every, UPath(config.run.dir))
-    print(markdown(table))
+    table = _write(every, config, shape, tested)
+    print(markdown(summary(table, _scores(every), config.benchmark, tested)))
+    print(f"benchmark: {root / 'benchmark.html'}")
     return table
 
 
-def _run(run_cell: Callable[[Any], None], cell: Any) -> None:
-    run_cell(cell)
+def _run(job: Job, cell: Any, first: Any) -> None:
+    job(cell)
 
 
-def _write(finished: list[tuple[str, int, Any]], root: UPath) -> pd.DataFrame:
-    rows = [{"arm": arm, "seed": seed, **_facts(RunFolder(cell.run.dir))} for arm, seed, cell in finished]
+def _write(finished: Sequence[Cell], config: Any, shape: Shape, tested: Sequence[str]) -> pd.DataFrame:
+    root, homes = UPath(config.run.dir), {_place(cell): cell for cell in finished if cell.needs is None}
+    rows = [_row(cell, homes.get(_place(cell), cell), shape) for cell in finished if cell.counted]
     table = pd.DataFrame(rows)
+    lines = summary(table, _scores(finished), config.benchmark, tested)
     write_text(root / "table.csv", table.to_csv(index=False))
-    write_text(root / "table.md", markdown(table))
+    write_text(root / "table.md", markdown(lines))
+    write_page(root, table, lines, planned(config.benchmark, _scores(finished), tested))
     return table
 
 
-def _facts(folder: RunFolder) -> dict[str, Any]:
-    metrics = folder.read_metrics()
-    records = read_history(folder.root / "pretrain")
+def _place(cell: Cell) -> tuple[str, int, int]:
+    return cell.arm, cell.seed, cell.fold
+
+
+def _row(cell: Cell, home: Cell, shape: Shape) -> dict[str, Any]:
+    """Metrics of a cell, and what the pretraining that it starts from had cost."""
+    own, pretrained = (RunFolder(c.config.run.dir, say=lambda _: None) for c in (cell, home))
+    metrics = own.read_metrics()["segmentation"]["test"]
+    records = read_history(pretrained.root / "pretrain") if home.config.pretrains else []
     shares = [1 - record["masked"] for record in records if record["masked"] is not None]
-    seconds = {stage: (folder.stage_record(stage) or {}).get("seconds", 0.0) for stage in ("pretrain", "finetune")}
-    return {
-        **{name: metrics["segmentation"]["test"][name] for name in METRICS},
-        "samples_seen": records[-1]["samples_seen"] if records else 0,
-        "visible": float(np.mean(shares)) if shares else None,
-        **{f"{stage}_seconds": value for stage, value in seconds.items()},
+    ratios = [record["ratio"] for record in records if record["ratio"] is not None]
+    samples = records[-1]["samples_seen"] if records else 0
+    cost = step_cost(home.config, shape, float(np.mean(ratios)) if ratios else None) if records else None
+    seconds = {
+        "pretrain_seconds": (pretrained.stage_record("pretrain") or {}).get("seconds", 0.0) if records else 0.0,
+        "finetune_seconds": (own.stage_record("finetune") or {}).get("seconds", 0.0),
     }
+    return {
+        "arm": cell.arm,
+        "seed": cell.seed,
+        "fold": cell.fold,
+        "labels": cell.labels,
+        **{name: metrics[name] for name in METRICS},
+        "samples_seen": samples,
+        "visible": float(np.mean(shares)) if shares else None,
+        "flops_first": cost.first if cost else 0.0,
+        "flops_mean": cost.mean if cost else 0.0,
+        "pretrain_flops": cost.mean * samples if cost else 0.0,
+        **seconds,
+    }
+
+
+def _scores(found: Sequence[Cell]) -> pd.DataFrame:
+    """DSC of each test case of the finished cells, mean over regions, with the case's group."""
+    parts = []
+    for cell in found:
+        folder = UPath(cell.config.run.dir)
+        file = folder / "evaluate" / "cases.csv"
+        if not cell.counted or not file.exists():
+            continue
+        splits = Splits.read(str(folder / "splits.csv"))
+        cases = pd.read_csv(file, dtype={"case": str}).groupby("case", as_index=False)["dsc"].mean()
+        place = {"arm": cell.arm, "seed": cell.seed, "fold": cell.fold, "labels": cell.labels}
+        parts.append(cases.assign(group=cases["case"].map(splits.group), **place))
+    columns = ["case", "dsc", "group", "arm", "seed", "fold", "labels"]
+    return pd.concat(parts) if parts else pd.DataFrame(columns=columns)
+
+
+def _test_groups(every: Sequence[Cell], cache: PatchCache) -> list[str]:
+    """The group of each case with a lesion that will be tested in any seed and fold."""
+    lesion = set(cache.cases.loc[cache.cases["lesion_pixels"] > 0, "case"])
+    groups: dict[str, str] = {}
+    for cell in {(cell.seed, cell.fold): cell.config for cell in every}.values():
+        splits = make_splits(cache.cases, cell.data, cell.run.seed)
+        groups |= {case: splits.group(case) for case in splits.labelled("test") if case in lesion}
+    return list(groups.values())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.methods import METHODS
 from preprocessing.settings import Settings
@@ -28,10 +28,12 @@ DEFAULT_ARMS = tuple(ARMS)
 # the other methods under their own names, and AMLP's two losses together
 ARMS |= {name: {"pretrain.method": name} for name in METHODS if name not in ARMS}
 ARMS["amlp"] = MPS_AMS | {"methods.mps_ams.hard_patches": 1.0, "methods.mps_ams.category": 0.1}
+# the supervised anchor, from random weights
+ARMS["unet"] = {"pretrain.method": "scratch", "segmenter.kind": "unet"}
 
 
 class BenchmarkSettings(Settings):
-    """Which runs the table is made of."""
+    """Which runs the table is made of, and how they are judged."""
 
     seeds: tuple[int, ...] = Field(
         (0, 1, 2), min_length=1, description="Seeds; each has its own split, initial weights and order."
@@ -39,11 +41,39 @@ class BenchmarkSettings(Settings):
     arms: tuple[str, ...] = Field(
         DEFAULT_ARMS, min_length=1, description=f"What is compared: {', '.join(ARMS)}, in the order of the table."
     )
+    fields: dict[str, dict[str, Any]] = Field(
+        {},
+        description="Further settings of an arm by dotted path, such as {unet: {finetune.lr: 0.002}}; under a name of "
+        "your own a new arm, such as {transfer: {finetune.encoder: runs/other/pretrain/encoder}}.",
+    )
+    label_fractions: tuple[float, ...] = Field((), description="Shares of labels compared; empty: data.label_fraction.")
+    folds: tuple[int, ...] = Field((), description="Folds tested, of data.folds; empty: data.fold.")
+    reference: str = Field("mps_ams", description="The arm that the others are compared with.")
+    aim: float = Field(0.01, gt=0, description="Difference in DSC that would matter.")
+    expected_sd: float = Field(
+        0.0, ge=0, description="Standard deviation of a case's difference in DSC, to plan by; 0: that of finished runs."
+    )
+    equal: Literal["samples", "compute"] = Field(
+        "samples",
+        description="What all pretrainings have in common: samples (pretrain.epochs), or compute (each arm's epochs "
+        "are scaled to the reference's FLOPs).",
+    )
 
-    @field_validator("arms")
+    @field_validator("label_fractions")
     @classmethod
-    def _known(cls, arms: tuple[str, ...]) -> tuple[str, ...]:
-        unknown = [arm for arm in arms if arm not in ARMS]
+    def _shares(cls, fractions: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 < share <= 1 for share in fractions):
+            raise ValueError(f"shares of labels lie above 0 and up to 1, not so {list(fractions)}")
+        return fractions
+
+    @model_validator(mode="after")
+    def _known(self) -> BenchmarkSettings:
+        known = [*ARMS, *(name for name in self.fields if name not in ARMS)]
+        unknown = [arm for arm in self.arms if arm not in known]
         if unknown:
-            raise ValueError(f"there is no arm {unknown[0]!r}, there are {', '.join(ARMS)}")
-        return arms
+            raise ValueError(f"there is no arm {unknown[0]!r}, there are {', '.join(known)}")
+        return self
+
+    def arm(self, name: str) -> dict[str, Any]:
+        """All fields by which an arm differs from the configuration."""
+        return ARMS.get(name, {}) | self.fields.get(name, {})

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from pipeline.benchmark_settings import ARMS, BenchmarkSettings
+from pipeline.benchmark_settings import BenchmarkSettings
 from pipeline.evaluate import EvaluateSettings
 from pipeline.feedback import FeedbackSettings
 from pipeline.finetune_settings import FinetuneSettings
 from pipeline.methods import METHODS, MethodsSettings
 from pipeline.models.encoder import EncoderSettings
 from pipeline.models.mae import DecoderSettings
-from pipeline.models.segmenter import SegmenterSettings
+from pipeline.models.segmenters import SegmentersSettings
+from pipeline.models.unet import MISSING as UNET_MISSING
+from pipeline.models.unet import available as unet_available
 from pipeline.predict import PredictSettings
-from pipeline.pretrain_settings import PretrainSettings
+from pipeline.pretrain_settings import SCRATCH, PretrainSettings
 from pipeline.runfolder import RunSettings
 from pipeline.schedule import RatioSettings, ScheduleSettings
 from pipeline.search_settings import SearchSettings
@@ -65,7 +67,7 @@ class Config(Settings):
     pretrain: PretrainSettings = Field(PretrainSettings(), description="Masked-image pretraining.")
     methods: MethodsSettings = Field(MethodsSettings(), description="Own settings of the pretraining methods.")
     search: SearchSettings = Field(SearchSettings(), description="Search over mask schedules.")
-    segmenter: SegmenterSettings = Field(SegmenterSettings(), description="The segmentation head.")
+    segmenter: SegmentersSettings = Field(SegmentersSettings(), description="The segmenter.")
     finetune: FinetuneSettings = Field(FinetuneSettings(), description="Fine-tuning for segmentation.")
     evaluate: EvaluateSettings = Field(EvaluateSettings(), description="Judging the segmenter on test cases.")
     predict: PredictSettings = Field(PredictSettings(), description="Prediction on new scans.")
@@ -76,8 +78,26 @@ class Config(Settings):
     @property
     def searches(self) -> bool:
         """Whether mask schedules are searched: only where the method has one."""
-        name = self.pretrain.method
-        return self.search.enabled and name in METHODS and METHODS[name].scheduled
+        return self.search.enabled and self.pretrains and METHODS[self.pretrain.method].scheduled
+
+    @property
+    def pretrains(self) -> bool:
+        """Whether the run trains an encoder of its own, neither starting from random weights nor from another's."""
+        return self.pretrain.method != SCRATCH and not self.finetune.encoder
+
+    @model_validator(mode="after")
+    def _segmenter_has_what_it_needs(self) -> Config:
+        if self.segmenter.kind == "unet" and not unet_available():
+            raise ValueError(UNET_MISSING)
+        if self.segmenter.has_encoder:
+            return self
+        if self.finetune.encoder:
+            raise ValueError(f"finetune.encoder is given, but segmenter.kind = {self.segmenter.kind} has no encoder")
+        if self.pretrain.method != SCRATCH:
+            raise ValueError(
+                f"segmenter.kind = {self.segmenter.kind} has no encoder to pretrain; set pretrain.method={SCRATCH}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _batches_reach_all_workers(self) -> Config:
@@ -90,12 +110,28 @@ class Config(Settings):
         return self
 
     @model_validator(mode="after")
+    def _table_is_possible(self) -> Config:
+        chosen, folds = self.benchmark, max(1, self.data.folds)
+        if any(not 0 <= fold < folds for fold in chosen.folds):
+            raise ValueError(f"benchmark.folds = {list(chosen.folds)}: must be below data.folds ({self.data.folds})")
+        if len(chosen.folds) > 1 and self.data.splits:
+            raise ValueError("benchmark.folds: with data.splits every fold would be the same")
+        if len(chosen.label_fractions) > 1 and self.pretrain.patience:
+            raise ValueError(
+                f"pretrain.patience = {self.pretrain.patience} stops by a probe on labels, but one pretraining serves "
+                "all of benchmark.label_fractions; set pretrain.patience=0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _steps_that_must_stay_whole(self) -> Config:
         if self.pretrain.accumulate == 1:
             return self
         used = {self.pretrain.method: "pretrain.method"}
         for arm in self.benchmark.arms:
-            used.setdefault(ARMS[arm].get("pretrain.method", self.pretrain.method), f"benchmark.arms, {arm}")
+            used.setdefault(
+                self.benchmark.arm(arm).get("pretrain.method", self.pretrain.method), f"benchmark.arms, {arm}"
+            )
         for name, where in used.items():
             if name in METHODS and METHODS[name].whole_batch:
                 raise ValueError(

@@ -7,7 +7,6 @@ of workers and of any restart, up to the order of sums.
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,9 @@ from torch import Tensor
 from upath import UPath
 
 from pipeline.checkpoint import load_weights, save_weights, transfer
-from pipeline.models.encoder import Encoder, EncoderSettings
+from pipeline.models.encoder import EncoderSettings
 from pipeline.models.segmenter import Segmenter
+from pipeline.models.segmenters import build_segmenter
 from pipeline.segmentation.canvas import Canvas
 from pipeline.segmentation.losses import segmentation_loss
 from pipeline.segmentation.regions import region_masks
@@ -191,11 +191,11 @@ class Finetuning:
         weights = self._pretrained()
         with torch.random.fork_rng(devices=[]):  # the same initial weights everywhere, and no global seed changed
             torch.manual_seed(self.seed)
-            encoder = Encoder(self.encoder_settings, self.cache.channels * math.prod(self.cache.patch), self.cache.dims)
-            model = Segmenter(
-                encoder, self.config.segmenter, self.cache.patch, self.cache.channels, len(self.settings.classes)
+            cache, regions = self.cache, len(self.settings.classes)
+            model = build_segmenter(
+                self.config.segmenter, self.encoder_settings, cache.size, cache.patch, cache.channels, regions
             )
-        if weights is not None:
+        if isinstance(model, Segmenter) and weights is not None:
             report = transfer(model.encoder, weights, self.settings.min_transfer)
             if self.session.rank == 0:
                 print(report, flush=True)

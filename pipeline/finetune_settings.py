@@ -15,6 +15,11 @@ class FinetuneSettings(Settings):
         {"lesion": ()},
         description="Regions to segment, name: label ids; no ids: every label but 0. Regions may overlap.",
     )
+    encoder: str = Field(
+        "",
+        description="Folder or URI of another run's encoder (<run>/pretrain/encoder) to start from, in place of one "
+        "pretrained in this run; empty: this run's own.",
+    )
     epochs: int = Field(100, ge=1, description="Passes over the labelled training samples.")
     batch: int = Field(16, ge=2, description="Samples of a step over all workers together.")
     accumulate: int = Field(

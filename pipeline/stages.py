@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -27,7 +28,6 @@ from pipeline.finetune import finetune as train_segmenter
 from pipeline.judging import choose_sizes, judge, predictor_for
 from pipeline.methods import METHODS
 from pipeline.pretrain import PretrainTask, pretrain_loop, selection_key
-from pipeline.pretrain_settings import SCRATCH
 from pipeline.report.page import write_report
 from pipeline.report.selection import report_selection
 from pipeline.runfolder import RunFolder
@@ -169,8 +169,9 @@ class Pipeline:
     def pretrain(self) -> None:
         """Masked-image pretraining on the training images."""
         config = self.scheduled
-        if config.pretrain.method == SCRATCH:
-            print("pretrain: method scratch, nothing to train")
+        if not config.pretrains:
+            start = f"the encoder at {config.finetune.encoder}" if config.finetune.encoder else "random weights"
+            print(f"pretrain: nothing to train, fine-tuning starts from {start}")
             return
         with self.folder.stage("pretrain", self._pretrain_inputs()) as stage:
             if stage.done:
@@ -217,7 +218,7 @@ class Pipeline:
             "cases": [case.id for case in cases],
             "images_and_labels": fingerprint_of(cases, digests, {}),
             "root": config.data.root,
-            "checkpoint": _digest((UPath(checkpoint) / "meta.json"), (UPath(checkpoint) / "model.safetensors")),
+            "checkpoint": _checkpoint_digest(checkpoint),
             **_sections(config, "evaluate"),
         }
         with self.folder.stage("evaluate", inputs) as stage:
@@ -265,9 +266,10 @@ class Pipeline:
         return PretrainTask(config, self.cache_dir, self.splits_file, scores, str(self.folder.root / "pretrain"))
 
     def _finetune_task(self, folder: UPath) -> FinetuneTask:
-        scratch = self.searched.pretrain.method == SCRATCH
-        encoder = None if scratch else str(self.folder.root / "pretrain" / "encoder")
-        return FinetuneTask(self.searched, self.cache_dir, self.splits_file, encoder, str(folder))
+        config = self.searched
+        own = str(self.folder.root / "pretrain" / "encoder") if config.pretrains else None
+        encoder = _absolute(config.finetune.encoder) or own
+        return FinetuneTask(config, self.cache_dir, self.splits_file, encoder, str(folder))
 
     def _search_inputs(self) -> dict[str, Any]:
         names = ("selection", "mask", "model", "decoder", "pretrain", "search")
@@ -278,10 +280,17 @@ class Pipeline:
         return self._data_inputs() | _sections(self.scheduled, *names) | _method_options(self.scheduled)
 
     def _finetune_search_inputs(self) -> dict[str, Any]:
-        return self._pretrain_inputs() | _sections(self.config, "finetune", "segmenter", "search")
+        return self._finetune_sections(self.config) | _sections(self.config, "search")
 
     def _finetune_inputs(self) -> dict[str, Any]:
-        return self._pretrain_inputs() | _sections(self.searched, "finetune", "segmenter")
+        return self._finetune_sections(self.searched)
+
+    def _finetune_sections(self, config: Config) -> dict[str, Any]:
+        """Where fine-tuning starts from, and its settings; another run's encoder is known by its weights."""
+        inputs, finetune = self._pretrain_inputs(), config.finetune.model_dump(mode="json")
+        if encoder := _absolute(finetune.pop("encoder")):
+            inputs = self._data_inputs() | _sections(config, "loader") | {"encoder": _checkpoint_digest(encoder)}
+        return inputs | {"finetune": finetune, "segmenter": config.segmenter.used()}
 
     def _data_inputs(self) -> dict[str, Any]:
         return {
@@ -347,7 +356,7 @@ def run(config: Config) -> None:
 def benchmark(config: Config) -> None:
     """Every cell of the comparison table, on one cluster."""
     with joined(config.run.address):
-        comparison.benchmark(config, preprocess, run)
+        comparison.benchmark(config, preprocess, run, pretrain)
 
 
 def _single(*stages: Callable[[Pipeline], None]) -> Callable[[Config], None]:
@@ -373,8 +382,14 @@ def predict(config: Config) -> None:
     Pipeline(config, folder, "").predict()
 
 
-def _digest(*files: UPath) -> str:
+def _absolute(path: str) -> str:
+    """The path for workers, which have working directories of their own."""
+    return str(Path(path).absolute()) if path and "://" not in path else path
+
+
+def _checkpoint_digest(folder: str) -> str:
     found = hashlib.sha256()
-    for file in files:
+    for name in ("meta.json", "model.safetensors"):
+        file = UPath(folder) / name
         found.update(file.read_bytes() if file.exists() else b"")
     return found.hexdigest()[:16]

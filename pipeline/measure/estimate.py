@@ -47,7 +47,7 @@ def measure(model: Method, config: Config) -> Speed:
     """Time a few steps as they are half way through the training."""
     device = torch.device("cuda" if torch.cuda.is_available() and config.resources.gpu != "no" else "cpu")
     model = model.to(device)
-    batch = _made_up(model.shape, device)
+    batch = made_up(model.shape, device)
     autocast = Autocast(config.resources.precision, device)
     ratio, strength = model.ratio(0.5) or 0.0, model.strength(0.5) or 0.0
     coords = model.shape.coords().to(device)
@@ -77,16 +77,17 @@ def _samples_per_second(loss: Callable[[], Tensor], autocast: Autocast, device: 
     return _BATCH / min(seconds[1:])  # the first step also allocates
 
 
-def _made_up(shape: Shape, device: torch.device) -> Batch:
+def made_up(shape: Shape, device: torch.device, samples: int = _BATCH) -> Batch:
+    """Samples of random patches, all of them real, without labels."""
     tokens = math.prod(shape.grid)
     generator = torch.Generator().manual_seed(0)
     return Batch(
-        position=torch.arange(_BATCH, device=device),
-        sample=np.arange(_BATCH),
-        patches=torch.rand(_BATCH, tokens, shape.token_dim, generator=generator).to(device),
-        real=torch.ones(_BATCH, tokens, shape.pixels, dtype=torch.bool, device=device),
-        valid=torch.full((_BATCH, tokens), 255, dtype=torch.uint8, device=device),
-        label=torch.zeros(_BATCH, tokens, shape.pixels, dtype=torch.uint8, device=device),
-        labelled=torch.zeros(_BATCH, dtype=torch.bool, device=device),
-        scores=torch.rand(_BATCH, tokens, generator=generator).to(device),
+        position=torch.arange(samples, device=device),
+        sample=np.arange(samples),
+        patches=torch.rand(samples, tokens, shape.token_dim, generator=generator).to(device),
+        real=torch.ones(samples, tokens, shape.pixels, dtype=torch.bool, device=device),
+        valid=torch.full((samples, tokens), 255, dtype=torch.uint8, device=device),
+        label=torch.zeros(samples, tokens, shape.pixels, dtype=torch.uint8, device=device),
+        labelled=torch.zeros(samples, dtype=torch.bool, device=device),
+        scores=torch.rand(samples, tokens, generator=generator).to(device),
     )

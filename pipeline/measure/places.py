@@ -42,7 +42,7 @@ def places(config: Config, needs: Sequence[str]) -> dict[str, str]:
     """The paths of a job, by field; some may be empty."""
     found = {"run.dir": config.run.dir, "cache.dir": config.cache.dir}
     if "data" in needs:
-        found |= {"data.root": config.data.root}
+        found |= {"data.root": config.data.root, "finetune.encoder": config.finetune.encoder}
     if "checkpoint" in needs:
         found |= {"checkpoint": config.checkpoint}
     if "predict" in needs:

@@ -81,6 +81,8 @@ def input_mistakes(config: Config, needs: Sequence[str]) -> list[str]:
         mistakes.append(f"run.dir = {config.run.dir}: is a file; give a folder")
     if "data" in needs:
         mistakes += _told(lambda: load_cases(config.data))
+        if config.finetune.encoder and not UPath(config.finetune.encoder).is_dir():
+            mistakes.append(f"finetune.encoder = {config.finetune.encoder}: there is no such folder")
     if "checkpoint" in needs and config.checkpoint and not UPath(config.checkpoint).is_dir():
         mistakes.append(f"checkpoint = {config.checkpoint}: there is no such folder")
     if "predict" in needs:
@@ -209,7 +211,7 @@ def _describe_time(report: Preflight, config: Config, speed: Speed, samples: int
         search = pretrain / config.pretrain.epochs * config.search.epochs * trials
         report.add("time", "search", f"at most {duration(search)} of one worker's time")
         total += search
-    if config.pretrain.method != "scratch":
+    if config.pretrains:
         report.add("time", "pretraining", f"about {duration(pretrain)}")
         total += pretrain
     report.add("time", "fine-tuning", f"about {duration(finetune)}")

@@ -1,44 +1,112 @@
-"""The comparison table as its readers see it: one row an arm, in Markdown."""
+"""The comparison table as its readers see it: one row an arm and share of labels, with differences to the reference."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
+from pipeline.report.statistics import (
+    expected_half_width,
+    holm,
+    independent_cases,
+    paired,
+    simultaneous,
+    verdict,
+    wilcoxon,
+)
+
+if TYPE_CHECKING:
+    from pipeline.benchmark_settings import BenchmarkSettings
+
 METRICS = ("dsc", "ppv", "sen", "hd95")
+Place = tuple[str, float]  # arm, share of labels
 
 
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """One row an arm, in the order of the table: n, mean and standard deviation of the metrics, and what it cost.
+def summary(
+    table: pd.DataFrame, scores: pd.DataFrame, settings: BenchmarkSettings, tested: Sequence[str]
+) -> pd.DataFrame:
+    """One row an arm and share of labels, in the order of the table.
 
-    `gain` is the mean over seeds of the difference in DSC to `scratch` with the same seed, where that was run.
+    Args:
+        table: one row a cell, see `pipeline.benchmark`.
+        scores: one row a test case of a cell: arm, seed, fold, labels, case, group, dsc.
+        settings: reference and aim.
+        tested: the group of each case that is to be tested, see `expected`.
     """
-    base = table[table["arm"] == "scratch"].set_index("seed")["dsc"]
+    pairs = comparisons(scores, settings.reference)
+    intervals = dict(zip(pairs, simultaneous(list(pairs.values())), strict=True))
+    p_values = dict(zip(pairs, holm([wilcoxon(cases) for cases in pairs.values()]), strict=True))
+    half = expected(settings, pairs, tested)
     rows = []
-    for arm, part in table.groupby("arm", sort=False):
-        row: dict[str, Any] = {"arm": arm, "n": len(part)}
-        for metric in METRICS:
-            row[metric] = _spread(part[metric])
-        gain = (part.set_index("seed")["dsc"] - base).dropna()
-        row["gain"] = _spread(gain) if len(gain) and arm != "scratch" else ""
+    for (arm, labels), part in table.groupby(["arm", "labels"], sort=False):
+        row: dict[str, Any] = {"arm": arm, "labels": f"{labels:g}", "n": len(part)}
+        row |= {metric: _spread(part[metric]) for metric in METRICS}
+        row |= dict.fromkeys((f"DSC less {settings.reference}", "p", "cases", "seeds", "verdict"), "")
+        if (arm, labels) in pairs:
+            found, cases = intervals[arm, labels], pairs[arm, labels]
+            row[f"DSC less {settings.reference}"] = f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+            row |= {"p": f"{p_values[arm, labels]:.3g}", "cases": len(cases), "seeds": part["seed"].nunique()}
+            row["verdict"] = verdict(found, settings.aim, half)
         row["samples"] = int(part["samples_seen"].mean())
         row["visible"] = f"{part['visible'].mean():.2f}" if part["visible"].notna().any() else ""
+        row["FLOPs a sample"] = _flops(part["flops_mean"])
+        row["pretrain FLOPs"] = _flops(part["pretrain_flops"])
         row["pretrain s"] = f"{part['pretrain_seconds'].mean():.0f}"
         row["finetune s"] = f"{part['finetune_seconds'].mean():.0f}"
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def markdown(table: pd.DataFrame) -> str:
+def comparisons(scores: pd.DataFrame, reference: str) -> dict[Place, pd.DataFrame]:
+    """The paired cases of each arm and share of labels with the reference, where there are any."""
+    found = {}
+    for (labels, arm), _ in scores.groupby(["labels", "arm"], sort=False):
+        cases = paired(scores[scores["labels"] == labels], str(arm), reference) if arm != reference else []
+        if len(cases):
+            found[str(arm), float(labels)] = cases
+    return found
+
+
+def expected(settings: BenchmarkSettings, pairs: dict[Place, pd.DataFrame], tested: Sequence[str]) -> float:
+    """Half-width of the intervals that is to be expected of the whole table; NaN where nothing is known to plan by.
+
+    From `benchmark.expected_sd`, else from the differences of the runs that are finished, and the number of test cases
+    (near-duplicates as one).
+    """
+    known = [cases["difference"].var(ddof=1) for cases in pairs.values() if len(cases) > 1]
+    deviation = settings.expected_sd or (math.sqrt(float(np.mean(known))) if known else math.nan)
+    arms = [arm for arm in settings.arms if arm != settings.reference]
+    number = len(arms) * max(1, len(settings.label_fractions))
+    return expected_half_width(deviation, independent_cases(tested), number)
+
+
+def planned(settings: BenchmarkSettings, scores: pd.DataFrame, tested: Sequence[str]) -> str:
+    """A sentence on what the table will be able to tell."""
+    half = expected(settings, comparisons(scores, settings.reference), tested)
+    text = f"benchmark: {len(tested)} test cases with a lesion, worth {independent_cases(tested):.0f} independent ones"
+    if math.isnan(half):
+        return f"{text}; how wide the intervals will be is not known (set benchmark.expected_sd to plan)"
+    can = "can" if settings.aim >= half else "CANNOT"
+    return f"{text}: intervals of about ±{half:.3f} DSC are expected, so that {settings.aim:g} {can} be told from zero"
+
+
+def markdown(lines: pd.DataFrame) -> str:
     """The summary as a Markdown table."""
-    lines = summary(table).astype(str)
-    head = "| " + " | ".join(lines.columns) + " |\n|" + "---|" * len(lines.columns) + "\n"
-    return head + "".join("| " + " | ".join(row) + " |\n" for row in lines.to_numpy())
+    text = lines.astype(str)
+    head = "| " + " | ".join(text.columns) + " |\n|" + "---|" * len(text.columns) + "\n"
+    return head + "".join("| " + " | ".join(row) + " |\n" for row in text.to_numpy())
+
+
+def _flops(values: pd.Series) -> str:
+    return f"{values.mean():.2e}" if values.mean() else "0"
 
 
 def _spread(values: pd.Series) -> str:
-    values = values.dropna()
+    values = pd.to_numeric(values).dropna()
     if values.empty:
         return ""
     return f"{values.mean():.3f} ± {values.std():.3f}" if len(values) > 1 else f"{values.mean():.3f}"

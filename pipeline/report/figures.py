@@ -16,7 +16,7 @@ from pipeline.training.history import Record
 
 # Okabe & Ito's colours, told apart by colour-blind readers too
 BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#8a8f98"
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 8.5,
     "font.family": "sans-serif",
     "axes.titlesize": 9,
@@ -41,7 +41,7 @@ def hit_rates(selection: dict[str, dict[str, float]]) -> bytes:
     """Share of the lesion patches among the first x % of the ranking, against the two rules it must beat."""
     lines = {"lesion_hit_rate": ("selection", BLUE), "no_clusters": ("no clusters", ORANGE), "random": ("random", GREY)}
     figure = _figure(4.6, 3.0)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         axis = figure.subplots()
         for key, (label, colour) in lines.items():
             rates = selection.get(key) or {}
@@ -56,7 +56,7 @@ def hit_rates(selection: dict[str, dict[str, float]]) -> bytes:
 def pretraining(records: Sequence[Record]) -> bytes:
     """Loss, masking, lesion visibility, probe, noise and throughput over the samples seen."""
     figure = _figure(9.2, 4.9)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         axes = figure.subplots(2, 3, sharex=True)
         loss, masking, lesion, probe, noise, speed = axes.flat
         _lines(loss, records, "Pretraining loss", {"loss": ("loss", BLUE)})
@@ -89,7 +89,7 @@ def pretraining(records: Sequence[Record]) -> bytes:
 def finetuning(records: Sequence[Record]) -> bytes:
     """Training loss and validation DSC over the epochs."""
     figure = _figure(7.6, 2.7)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         loss, dsc = figure.subplots(1, 2)
         _lines(loss, records, "Training loss", {"loss": ("loss", BLUE)}, x="epoch")
         _lines(dsc, records, "Validation DSC", {"val_dsc": ("DSC", BLUE)}, x="epoch")
@@ -111,7 +111,7 @@ def search(trials: pd.DataFrame, searched: Sequence[str]) -> bytes:
     trials = trials.sort_values("dsc", ascending=False).assign(rank=np.arange(1, len(trials) + 1))
     again = trials["stage"] == "finalists" if "stage" in trials else pd.Series(False, index=trials.index)
     figure = _figure(9.2 if columns > 1 else 4.6, 2.5 * rows)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         axes = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
         for axis, name in zip(axes, ["rank", *numbers], strict=False):
             axis.plot(trials.loc[~again, name], trials.loc[~again, "dsc"], "o", color=BLUE, markersize=4)
@@ -130,7 +130,7 @@ def dsc_distribution(scored: pd.DataFrame) -> bytes:
     by = "region" if several else "stratum"
     strata = list(scored.groupby(by, sort=True)) if by in scored else [("all", scored)]
     figure = _figure(7.6, max(2.4, 0.5 * len(strata) + 1.6))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         histogram, boxes = figure.subplots(1, 2)
         histogram.hist(scored["dsc"], bins=np.linspace(0, 1, 21), color=BLUE, alpha=0.85, edgecolor="white")
         mean, median = scored["dsc"].mean(), scored["dsc"].median()
@@ -198,7 +198,7 @@ def _figure(width: float, height: float) -> Figure:
 
 def _svg(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
 

@@ -43,7 +43,7 @@ def status(root: str) -> Group:
 def _again(folder: RunFolder) -> str:
     """What the same command would do now."""
     config = yaml.safe_load((folder.root / "config.yaml").read_text())
-    scratch = config.get("pretrain", {}).get("method") == SCRATCH
+    scratch = config.get("pretrain", {}).get("method") == SCRATCH or bool(config.get("finetune", {}).get("encoder"))
     searched = config.get("search", {}).get("enabled", True) and not scratch
     left_out = {"search": not searched, "pretrain": scratch}
     for name in STAGES:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from upath import UPath
 
 from pipeline.checkpoint import load_weights, save_weights
-from pipeline.models.encoder import Encoder, EncoderSettings
-from pipeline.models.segmenter import Segmenter, SegmenterSettings
+from pipeline.models.encoder import EncoderSettings
+from pipeline.models.segmenters import SegmentersSettings, build_segmenter
 from preprocessing.cache_settings import CacheSettings
 from preprocessing.errors import RunError
 
@@ -36,7 +35,7 @@ class SegmenterCard:
 
     modalities: tuple[str, ...]
     model: EncoderSettings
-    segmenter: SegmenterSettings
+    segmenter: SegmentersSettings
     classes: dict[str, tuple[int, ...]]
     thresholds: tuple[float, ...]
     least_sizes: tuple[float, ...]
@@ -59,10 +58,9 @@ class SegmenterCard:
         """Patch in pixels."""
         return self.cache.patch
 
-    def build(self) -> Segmenter:
+    def build(self) -> nn.Module:
         """The model, with random weights."""
-        encoder = Encoder(self.model, self.channels * math.prod(self.patch), len(self.patch))
-        return Segmenter(encoder, self.segmenter, self.patch, self.channels, len(self.classes))
+        return build_segmenter(self.segmenter, self.model, self.size, self.patch, self.channels, len(self.classes))
 
 
 def save_segmenter(folder: UPath, tensors: dict[str, Tensor], card: SegmenterCard) -> None:
@@ -77,7 +75,7 @@ def set_least_sizes(folder: UPath, sizes: tuple[float, ...], unit: str) -> None:
     save_weights(folder, tensors, meta | {"least_sizes": sizes, "least_unit": unit})
 
 
-def load_segmenter(folder: UPath | str, device: torch.device | str = "cpu") -> tuple[Segmenter, SegmenterCard]:
+def load_segmenter(folder: UPath | str, device: torch.device | str = "cpu") -> tuple[nn.Module, SegmenterCard]:
     """The model on the device, ready to predict, and its card.
 
     Raises:
@@ -87,7 +85,7 @@ def load_segmenter(folder: UPath | str, device: torch.device | str = "cpu") -> t
     card = SegmenterCard(
         modalities=tuple(meta["modalities"]),
         model=EncoderSettings(**meta["model"]),
-        segmenter=SegmenterSettings(**meta["segmenter"]),
+        segmenter=SegmentersSettings(**meta["segmenter"]),
         classes={name: tuple(ids) for name, ids in meta["classes"].items()},
         thresholds=tuple(meta["thresholds"]),
         least_sizes=tuple(meta["least_sizes"]),

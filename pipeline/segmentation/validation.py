@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import nn
 
-from pipeline.models.segmenter import Segmenter
 from pipeline.segmentation.canvas import Canvas
 from pipeline.segmentation.regions import region_masks
 from pipeline.segmentation.threshold import ThresholdCounts
@@ -49,7 +49,7 @@ class Validation:
         self._samples, self._case = np.asarray(samples)[mine], number[mine]
 
     @torch.no_grad()
-    def dsc(self, model: Segmenter) -> np.ndarray:
+    def dsc(self, model: nn.Module) -> np.ndarray:
         """float64 [cases, regions, thresholds], NaN where a case lacks the region; the same on all workers."""
         counts = ThresholdCounts(self.cases, len(self._classes), self._session.device)
         model.eval()

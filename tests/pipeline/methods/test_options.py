@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.benchmark import cells
+from pipeline.benchmark_cells import cells
 from pipeline.benchmark_settings import ARMS
 from pipeline.config import Config
 from pipeline.configuration.fields import walk
@@ -47,7 +47,7 @@ def test_an_arm_that_does_not_exist_is_told(file):
 
 def test_every_method_has_an_arm_and_all_arms_see_the_same_samples():
     config = config_with(run__dir="runs/x", benchmark__arms=tuple(ARMS), benchmark__seeds=(0,))
-    found = {arm: cell for arm, _, cell in cells(config)}
+    found = {cell.arm: cell.config for cell in cells(config)}
     assert {cell.pretrain.method for cell in found.values()} == {*NAMES, "scratch"}
     assert len({(cell.pretrain.epochs, cell.pretrain.batch) for cell in found.values()}) == 1
     assert found["amlp"].methods.mps_ams.hard_patches > 0

@@ -15,7 +15,7 @@ from upath import UPath
 
 from pipeline.evaluate import EvaluateSettings, evaluate
 from pipeline.models.encoder import EncoderSettings
-from pipeline.models.segmenter import SegmenterSettings
+from pipeline.models.segmenters import SegmentersSettings
 from pipeline.predict import PredictSettings, find_files, find_scans, overlay, predict
 from pipeline.segmentation.inference import InferenceSettings, Predictor, Segmented
 from pipeline.segmentation.segmenter_file import SegmenterCard, load_segmenter, save_segmenter
@@ -44,7 +44,7 @@ def card(**changes: Any) -> SegmenterCard:
     fields: dict[str, Any] = {
         "modalities": ("image",),
         "model": EncoderSettings(width=16, depth=1, heads=2),
-        "segmenter": SegmenterSettings(stem=4, width=8),
+        "segmenter": SegmentersSettings(stem=4, width=8),
         "classes": {"lesion": ()},
         "thresholds": (0.5,),
         "cache": CacheSettings(size=(32, 32), intensity=dict.fromkeys(["image", "CT", "PT"], FULL)),

@@ -1,0 +1,135 @@
+"""The runs of the comparison table: arms x seeds x folds x shares of labels, as configurations.
+
+One pretraining serves all shares of labels of an arm, seed and fold: it does not look at labels, and the splits are the
+same but for which labels may be used. It is that of the run with the configured share, from whose encoder the others
+start (`finetune.encoder`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from upath import UPath
+
+from pipeline.configuration.overrides import with_fields
+from pipeline.measure.flops import step_cost
+from pipeline.methods import Shape
+from preprocessing.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the table.
+
+    Attributes:
+        arm, seed, fold, labels: its place in the table.
+        config: of the run.
+        counted: whether it is a row of the table, or only pretrains for others.
+        needs: number of the cell whose encoder it starts from.
+    """
+
+    arm: str
+    seed: int
+    fold: int
+    labels: float
+    config: Any
+    counted: bool = True
+    needs: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.arm}, seed {self.seed}, fold {self.fold}, labels {self.labels:g}"
+
+
+def cells(config: Config, epochs: Mapping[str, int] | None = None) -> list[Cell]:
+    """Every run; seeds outermost, so that an interrupted table compares all arms, and encoders before their users.
+
+    The search is left out, and the configuration's own schedule is what is compared: a schedule chosen on one
+    seed's labelled cases must not be judged on another seed's test cases.
+
+    Args:
+        config: with the arms, seeds, folds and shares.
+        epochs: of an arm's pretraining, where they are not the configured ones.
+
+    Raises:
+        ConfigError: an arm's settings are no valid ones, or all arms would start from the same encoder.
+    """
+    chosen, data = config.benchmark, config.data
+    if config.finetune.encoder:
+        raise ConfigError(
+            "finetune.encoder is set, so that no arm would pretrain; give it to an arm of its own: "
+            f"benchmark.fields={{transfer: {{finetune.encoder: {config.finetune.encoder}}}}}"
+        )
+    found: list[Cell] = []
+    for seed in chosen.seeds:
+        for fold in chosen.folds or (data.fold,):
+            shares = chosen.label_fractions or (data.label_fraction,)
+            homes: dict[str, int] = {}
+            for labels in sorted(set(shares) | {data.label_fraction}, key=lambda share: share != data.label_fraction):
+                for arm in chosen.arms:
+                    place = (arm, seed, fold, labels)
+                    cell = _cell(config, *place, (epochs or {}).get(arm))
+                    if labels == data.label_fraction:
+                        if labels in shares or cell.pretrains:
+                            homes[arm] = len(found)
+                            found.append(Cell(*place, cell, counted=labels in shares))
+                        continue
+                    needs = homes[arm] if cell.pretrains else None
+                    if needs is not None:
+                        encoder = str(UPath(found[needs].config.run.dir) / "pretrain" / "encoder")
+                        cell = with_fields(cell, {"finetune.encoder": encoder})
+                    found.append(Cell(*place, cell, needs=needs))
+    return found
+
+
+def _cell(config: Config, arm: str, seed: int, fold: int, labels: float, epochs: int | None) -> Config:
+    root, data = UPath(config.run.dir), config.data
+    folder = f"seed_{seed}"  # what is as configured is not named: tables that were begun with seeds alone go on
+    folder += f"_fold_{fold}" if fold != data.fold else ""
+    folder += f"_labels_{labels:g}" if labels != data.label_fraction else ""
+    fields = {
+        "run.dir": str(root / "cells" / folder / arm),
+        "run.seed": seed,
+        "cache.dir": config.cache.dir or str(root / "cache"),
+        "data.fold": fold,
+        "data.label_fraction": labels,
+        "search.enabled": False,
+        # one core each, and several cells at once: a small model gains little from a second core
+        "resources.cpus_per_worker": config.resources.cpus_per_worker or 1,
+        **config.benchmark.arm(arm),
+        **({} if epochs is None else {"pretrain.epochs": epochs}),
+    }
+    try:
+        return with_fields(config, fields)
+    except KeyError as error:
+        raise ConfigError(f"benchmark.fields, {arm}: there is no setting {error.args[0]}") from None
+    except ValidationError as error:
+        raise ConfigError([f"benchmark arm {arm}: {mistake['msg']}" for mistake in error.errors()]) from None
+
+
+def equal_compute(config: Config, shape: Shape) -> dict[str, int]:
+    """Epochs of each pretrained arm whose FLOPs come nearest to the reference's, at least one.
+
+    Raises:
+        ConfigError: the reference is no arm of the table, or does not pretrain.
+    """
+    reference, own = config.benchmark.reference, _own(config)
+    if reference not in own:
+        raise ConfigError(f"benchmark.equal = compute: the reference {reference} must be a pretrained arm of the table")
+    costs = {arm: step_cost(cell, shape).mean for arm, cell in own.items()}
+    total = costs[reference] * own[reference].pretrain.epochs
+    return {arm: max(1, round(total / cost)) for arm, cost in costs.items()}
+
+
+def _own(config: Config) -> dict[str, Any]:
+    """Configuration of each arm that pretrains, of its first cell."""
+    found: dict[str, Any] = {}
+    for cell in cells(config):
+        if cell.config.pretrains:
+            found.setdefault(cell.arm, cell.config)
+    return found

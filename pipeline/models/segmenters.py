@@ -1,0 +1,60 @@
+"""The kinds of segmenter by name. All take canvases (image, real pixels) and give logits."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field
+from torch import nn
+
+from pipeline.models.encoder import Encoder, EncoderSettings
+from pipeline.models.segmenter import Segmenter, SegmenterSettings
+from pipeline.models.unet import UNet, UNetSettings
+
+
+class SegmentersSettings(SegmenterSettings):
+    """Which segmenter, and its size."""
+
+    kind: Literal["vit", "unet"] = Field(
+        "vit",
+        description="vit: convolutions around the encoder; unet: MONAI's DynUNet from random weights, without encoder.",
+    )
+    unet: UNetSettings = Field(UNetSettings(), description="Size of the U-Net; only `kind` unet has it.")
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether pretrained weights have a place in it."""
+        return self.kind == "vit"
+
+    def used(self) -> dict[str, object]:
+        """The settings that the kind uses; the others change nothing."""
+        if self.kind == "unet":
+            return {"kind": self.kind, "unet": self.unet.model_dump(mode="json")}
+        return self.model_dump(mode="json", exclude={"kind", "unet"})
+
+
+def build_segmenter(
+    settings: SegmentersSettings,
+    model: EncoderSettings,
+    size: tuple[int, ...],
+    patch: tuple[int, ...],
+    channels: int,
+    regions: int,
+) -> nn.Module:
+    """The segmenter with random weights.
+
+    Args:
+        settings: its kind and size.
+        model: of the encoder, where it has one.
+        size, patch: canvas and patch in pixels.
+        channels: of the image.
+        regions: outputs, one logit a region.
+
+    Raises:
+        ConfigError: a library that the kind needs is not installed.
+    """
+    if settings.kind == "unet":
+        return UNet(settings.unet, tuple(size), channels, regions)
+    encoder = Encoder(model, channels * math.prod(patch), len(patch))
+    return Segmenter(encoder, settings, tuple(patch), channels, regions)

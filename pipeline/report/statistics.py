@@ -1,0 +1,149 @@
+"""Whether one method segments better than another on the same test cases, with honest uncertainty.
+
+Paired over cases: the difference in DSC on a case, averaged over the seeds (and folds) in which it was a test case of
+both. Intervals are simultaneous over all comparisons of a table (max-t, Westfall & Young 1993; Romano & Wolf,
+Econometrica 2005): cases are resampled by group, so that near-duplicates stay together, the same resample for all
+comparisons; each difference is divided by its standard error, and the 95 % quantile of the largest is the factor
+of all intervals. Hence all intervals of a table hold together with 95 %, and comparisons that go together are not
+punished as by Bonferroni. P-values are Wilcoxon's signed-rank test on the groups' means, adjusted by Holm's method.
+
+What is resampled are the test cases. How another training would have ended is in it only as far as seeds differ on
+the same case.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+CONFIDENCE = 0.95
+RESAMPLES = 10_000
+BETTER, WORSE, UNDECIDED, UNDECIDABLE = "better", "worse", "undecided", "cannot be decided"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean difference and its interval; infinite where there are too few groups to resample."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def paired(scores: pd.DataFrame, arm: str, reference: str) -> pd.DataFrame:
+    """The cases that both arms were tested on in the same seed and fold.
+
+    Args:
+        scores: columns arm, seed, fold, case, group, dsc; of one share of labels. NaN (no lesion) is no score.
+
+    Returns:
+        one row a case: case, group, difference (arm less reference, mean over seeds and folds), times (how many).
+    """
+    keys = ["seed", "fold", "case"]
+    known = scores[scores["dsc"].notna()]
+    first, second = known[known["arm"] == arm], known[known["arm"] == reference]
+    both = first.merge(second[[*keys, "dsc"]], on=keys, suffixes=("", "_reference"), validate="1:1")
+    both = both.assign(difference=both["dsc"] - both["dsc_reference"])
+    return both.groupby("case", as_index=False).agg(
+        group=("group", "first"), difference=("difference", "mean"), times=("difference", "size")
+    )
+
+
+def simultaneous(
+    comparisons: Sequence[pd.DataFrame], confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0
+) -> list[Interval]:
+    """Intervals of the mean differences, all of which hold together with the given confidence.
+
+    Args:
+        comparisons: as from `paired`; each may have cases of its own.
+        confidence: of all intervals together.
+        resamples: of the groups, with replacement.
+        seed: of the resampling.
+    """
+    groups = sorted({group for cases in comparisons for group in cases["group"]})
+    if not groups:
+        return [Interval(math.nan, -math.inf, math.inf) for _ in comparisons]
+    by_group = [cases.groupby("group")["difference"].agg(["sum", "size"]).reindex(groups) for cases in comparisons]
+    sums, sizes = (np.stack([part[name].fillna(0.0) for part in by_group], 1) for name in ("sum", "size"))  # [G, M]
+    once = np.ones((1, len(groups)))
+    means, errors = (values[0] for values in _mean_and_error(once, sums, sizes))
+    share = np.full(len(groups), 1 / len(groups))
+    counts = np.random.default_rng(seed).multinomial(len(groups), share, size=resamples).astype(float)
+    drawn, drawn_errors = _mean_and_error(counts, sums, sizes)
+    away = np.abs(drawn - means)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(away <= 1e-12, 0.0, away / drawn_errors)
+    t = np.where(np.isnan(t), np.inf, t)  # a resample without a case of the comparison says nothing
+    known = errors > 0
+    factor = np.quantile(t[:, known].max(1), confidence, method="higher") if known.any() else 0.0
+    enough = (sizes > 0).sum(0) > 1
+    widths = [float(factor * e if k else 0.0) if n else math.inf for e, k, n in zip(errors, known, enough, strict=True)]
+    return [Interval(float(m), float(m) - w, float(m) + w) for m, w in zip(means, widths, strict=True)]
+
+
+def _mean_and_error(counts: np.ndarray, sums: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[B, M] mean over cases and its standard error with groups as the units, under weights [B, G] of the groups."""
+    groups = (sizes > 0).sum(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        total = counts @ sizes
+        mean = (counts @ sums) / total
+        squares = counts @ sums**2 - 2 * mean * (counts @ (sums * sizes)) + mean**2 * (counts @ sizes**2)
+        squares = np.where(squares > 1e-12 * (counts @ sums**2), squares, 0.0)  # rounding
+        return mean, np.sqrt(squares * groups / np.maximum(groups - 1, 1)) / total
+
+
+def wilcoxon(cases: pd.DataFrame) -> float:
+    """Two-sided p-value of Wilcoxon's signed-rank test on the groups' mean differences; 1 where none differs."""
+    means = cases.groupby("group")["difference"].mean()
+    means = means[means.abs() > 0]
+    return float(stats.wilcoxon(means).pvalue) if len(means) else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted for their number (Holm, Scand. J. Statist. 1979)."""
+    order = np.argsort(p_values)
+    scaled = np.asarray(p_values, float)[order] * np.arange(len(order), 0, -1)
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(scaled))
+    return adjusted.tolist()
+
+
+def independent_cases(groups: Sequence[str]) -> float:
+    """How many independent cases the cases of these groups are worth, if a group's cases all tell the same."""
+    sizes = np.unique(np.asarray(groups, str), return_counts=True)[1].astype(float)
+    return float(sizes.sum() ** 2 / (sizes**2).sum()) if len(sizes) else 0.0
+
+
+def expected_half_width(deviation: float, cases: float, comparisons: int, confidence: float = CONFIDENCE) -> float:
+    """Half of an interval's width that is to be expected, by Student's t and Bonferroni (slightly too wide).
+
+    Args:
+        deviation: standard deviation of the cases' differences.
+        cases: independent test cases.
+        comparisons: of the table.
+        confidence: of all intervals together.
+    """
+    if cases <= 1:
+        return math.inf
+    tail = (1 - confidence) / (2 * max(1, comparisons))
+    return float(stats.t.ppf(1 - tail, cases - 1) * deviation / math.sqrt(cases))
+
+
+def verdict(interval: Interval, aim: float, expected: float) -> str:
+    """One word on a comparison.
+
+    Args:
+        interval: of the difference.
+        aim: difference that would matter.
+        expected: half-width that was to be expected; NaN: unknown.
+    """
+    if interval.low > 0:
+        return BETTER
+    if interval.high < 0:
+        return WORSE
+    return UNDECIDABLE if aim < expected else UNDECIDED

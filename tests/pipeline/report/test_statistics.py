@@ -1,0 +1,147 @@
+"""The statistics of the comparison table, against scipy, hand-computed cases and simulations of known truth."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from pipeline.report.statistics import (
+    Interval,
+    expected_half_width,
+    holm,
+    independent_cases,
+    paired,
+    simultaneous,
+    verdict,
+    wilcoxon,
+)
+
+
+def cases(differences: np.ndarray, groups: list[str] | None = None) -> pd.DataFrame:
+    names = [f"c{n:04d}" for n in range(len(differences))]
+    return pd.DataFrame({"case": names, "group": groups or names, "difference": differences})
+
+
+def test_pairs_are_the_cases_of_the_same_seed_and_fold_and_are_averaged_over_them() -> None:
+    rows = [
+        ("a", 0, 0, "x", 0.9), ("a", 1, 0, "x", 0.5), ("a", 0, 0, "y", 0.4), ("a", 2, 0, "x", 1.0),
+        ("a", 0, 0, "free", np.nan), ("ref", 0, 0, "x", 0.6), ("ref", 1, 0, "x", 0.4), ("ref", 0, 1, "y", 0.3),
+        ("ref", 0, 0, "free", np.nan), ("other", 2, 0, "x", 0.0),
+    ]  # fmt: skip
+    scores = pd.DataFrame(rows, columns=["arm", "seed", "fold", "case", "dsc"]).assign(group="g")
+    found = paired(scores, "a", "ref")
+    assert found["case"].tolist() == ["x"]  # y was tested in another fold, free has no lesion, seed 2 lacks ref
+    assert found["difference"].tolist() == pytest.approx([(0.3 + 0.1) / 2])
+    assert found["times"].tolist() == [2]
+
+
+def test_one_comparison_of_many_cases_is_the_t_interval() -> None:
+    values = np.random.default_rng(0).normal(0.02, 0.1, 200)
+    (found,) = simultaneous([cases(values)])
+    low, high = stats.t.interval(0.95, 199, values.mean(), stats.sem(values))
+    assert found.mean == pytest.approx(values.mean())
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.001)
+
+
+def test_a_comparison_made_twice_is_no_wider_and_unlike_ones_are_as_wide_as_sidak_says() -> None:
+    rng = np.random.default_rng(1)
+    alike = cases(rng.normal(0, 1, 300))
+    (one,) = simultaneous([alike])
+    assert simultaneous([alike] * 8)[3].low == pytest.approx(one.low)
+    unlike = [cases(rng.normal(0, 1, 300)) for _ in range(8)]
+    found = simultaneous(unlike)
+    factors = [(i.high - i.mean) / stats.sem(part["difference"]) for i, part in zip(found, unlike, strict=True)]
+    sidak = NormalDist().inv_cdf((1 + 0.95 ** (1 / 8)) / 2)
+    assert np.mean(factors) == pytest.approx(sidak, rel=0.03)
+    assert sidak > 2.7
+
+
+def test_near_duplicates_count_once() -> None:
+    """Each case four times in its group: the interval of the cases once, not half as wide."""
+    values = np.random.default_rng(2).normal(0.01, 0.1, 60)
+    names = [f"g{n}" for n in range(60)]
+    (once,) = simultaneous([cases(values, names)])
+    (four,) = simultaneous([cases(np.tile(values, 4), names * 4)])
+    assert (four.low, four.high) == pytest.approx((once.low, once.high), abs=1e-9)
+    (wrong,) = simultaneous([cases(np.tile(values, 4))])
+    assert wrong.high - wrong.low < 0.6 * (once.high - once.low)
+
+
+def test_all_intervals_hold_together_with_the_confidence() -> None:
+    """Groups of unequal size, skewed differences, three comparisons on shared cases: about 95 of 100 tables hold."""
+    rng, held, tables = np.random.default_rng(3), 0, 200
+    sizes = np.tile([1, 1, 2, 3], 12)
+    groups = [f"g{n:02d}" for n in np.repeat(np.arange(len(sizes)), sizes)]
+    for number in range(tables):
+        shared = np.repeat(rng.gamma(2, 0.05, len(sizes)) - 0.1, sizes)
+        tested = [cases(shared + rng.normal(0, 0.05, len(shared)), groups) for _ in range(3)]
+        held += all(i.low <= 0 <= i.high for i in simultaneous(tested, resamples=400, seed=number))
+    assert 0.90 <= held / tables <= 0.99
+
+
+def test_comparisons_may_have_cases_of_their_own() -> None:
+    rng = np.random.default_rng(4)
+    every, some = cases(rng.normal(0, 1, 80)), cases(rng.normal(0, 1, 80)).iloc[:40]
+    wide, narrow = simultaneous([some, every])
+    assert wide.mean == pytest.approx(some["difference"].mean())
+    assert wide.high - wide.low > 1.15 * (narrow.high - narrow.low)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_too_few_groups_give_no_interval(count: int) -> None:
+    (found,) = simultaneous([cases(np.linspace(0.1, 0.3, count))])
+    assert (found.low, found.high) == (-math.inf, math.inf)
+
+
+def test_the_reference_against_itself_is_nothing_with_certainty() -> None:
+    assert simultaneous([cases(np.zeros(30))]) == [Interval(0, 0, 0)]
+
+
+def test_wilcoxon_is_scipys_on_cases_and_on_the_means_of_groups() -> None:
+    values = np.random.default_rng(5).normal(0.05, 0.1, 40)
+    assert wilcoxon(cases(values)) == stats.wilcoxon(values).pvalue
+    pairs = [f"g{n // 2}" for n in range(40)]
+    assert wilcoxon(cases(values, pairs)) == stats.wilcoxon(values.reshape(20, 2).mean(1)).pvalue
+    assert wilcoxon(cases(np.zeros(5))) == 1.0
+
+
+def test_holm_by_hand() -> None:
+    # sorted .01, .02, .03, .04 times 4, 3, 2, 1 = .04, .06, .06, .04, never falling
+    assert holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_what_is_expected_before_the_run_is_what_the_run_then_finds() -> None:
+    rng = np.random.default_rng(6)
+    found = simultaneous([cases(rng.normal(0, 0.1, 100)) for _ in range(5)])
+    half = np.mean([i.high - i.mean for i in found])
+    assert expected_half_width(0.1, 100, 5) == pytest.approx(half, rel=0.1)
+    assert expected_half_width(0.1, 100, 1) == pytest.approx(1.984 * 0.01, rel=1e-3)  # t table, 99 degrees
+    assert expected_half_width(0.1, 1, 1) == math.inf
+
+
+def test_cases_of_one_group_are_worth_one() -> None:
+    assert independent_cases(["a", "b", "c"]) == 3
+    assert independent_cases(["a"] * 7) == 1
+    assert independent_cases(["a", "a", "b"]) == pytest.approx(9 / 5)
+    assert independent_cases([]) == 0
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected", "said"),
+    [
+        ((0.02, 0.001, 0.04), 0.03, "better"),
+        ((-0.02, -0.04, -0.001), 0.03, "worse"),
+        ((0.0, -0.005, 0.005), 0.008, "undecided"),
+        ((0.0, -0.02, 0.02), 0.02, "cannot be decided"),
+        ((0.0, -0.02, 0.02), math.nan, "undecided"),
+    ],
+)
+def test_the_verdict(interval: tuple[float, float, float], expected: float, said: str) -> None:
+    assert verdict(Interval(*interval), 0.01, expected) == said

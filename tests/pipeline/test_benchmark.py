@@ -1,0 +1,177 @@
+"""The comparison table without a cluster: which runs it is made of, what they share, and what is made of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline import benchmark as module
+from pipeline.benchmark_cells import cells, equal_compute
+from pipeline.measure.flops import step_cost
+from pipeline.methods import Shape
+from preprocessing.errors import ConfigError, RunError
+from tests.pipeline.methods.samples import config_with
+from tests.preprocessing.test_splits import table as cases_table
+
+SHAPE = Shape(1, (32, 32), (8, 8))
+
+
+def config(folder: Path | str = "runs/x", **fields: Any) -> Any:
+    chosen = {"run__dir": str(folder), "benchmark__seeds": (0,), "benchmark__arms": ("mps_ams", "scratch")}
+    return config_with(**(chosen | fields))
+
+
+def test_a_table_of_seeds_alone_lies_where_it_always_did() -> None:
+    found = cells(config(benchmark__seeds=(0, 1)))
+    places = [cell.config.run.dir for cell in found]
+    assert places == [f"runs/x/cells/seed_{seed}/{arm}" for seed in (0, 1) for arm in ("mps_ams", "scratch")]
+    assert not any(cell.config.finetune.encoder for cell in found)
+
+
+def test_one_pretraining_serves_all_shares_of_labels_of_a_seed_and_fold() -> None:
+    chosen = config(
+        data__folds=4, data__label_fraction=0.1, benchmark__folds=(0, 2), benchmark__label_fractions=(0.1, 1.0)
+    )
+    found = cells(chosen)
+    assert len({cell.config.run.dir for cell in found}) == len(found) == 8
+    pretrained = [cell for cell in found if cell.config.pretrains]
+    assert [(cell.fold, cell.labels) for cell in pretrained] == [(0, 0.1), (2, 0.1)]
+    for cell in found:
+        if cell.arm == "mps_ams" and cell.labels == 1.0:
+            home = found[cell.needs]
+            assert (home.fold, home.seed, home.arm) == (cell.fold, cell.seed, cell.arm)
+            assert cell.config.finetune.encoder == f"{home.config.run.dir}/pretrain/encoder"
+            assert cell.config.data.fold == home.config.data.fold == cell.fold
+
+
+def test_a_share_that_is_not_compared_still_pretrains_for_the_others() -> None:
+    found = cells(config(data__label_fraction=0.1, benchmark__label_fractions=(0.5,)))
+    assert [(cell.arm, cell.labels, cell.counted) for cell in found] == [
+        ("mps_ams", 0.1, False), ("mps_ams", 0.5, True), ("scratch", 0.5, True)
+    ]  # fmt: skip
+
+
+def test_arms_of_ones_own_and_mistakes_in_them() -> None:
+    fields = {"unet": {"finetune.lr": 0.002}, "moved": {"finetune.encoder": "runs/y/pretrain/encoder"}}
+    found = cells(config(benchmark__arms=("unet", "moved"), benchmark__fields=fields))
+    assert (found[0].config.segmenter.kind, found[0].config.finetune.lr) == ("unet", 0.002)
+    assert not found[1].config.pretrains
+    with pytest.raises(ConfigError, match=r"scratch: there is no setting finetune\.speed"):
+        cells(config(benchmark__fields={"scratch": {"finetune.speed": 1}}))
+    with pytest.raises(ConfigError, match="give it to an arm of its own"):
+        cells(config(finetune__encoder="runs/y/pretrain/encoder"))
+    with pytest.raises(ValueError, match=r"pretrain\.patience=0"):
+        config(pretrain__patience=2, benchmark__label_fractions=(0.1, 0.5))
+
+
+def test_equal_compute_gives_each_arm_the_references_flops() -> None:
+    chosen = config(benchmark__arms=("mps_ams", "simmim", "scratch"), pretrain__epochs=100)
+    epochs = equal_compute(chosen, SHAPE)
+    assert epochs.keys() == {"mps_ams", "simmim"}
+    found = {cell.arm: cell.config for cell in cells(chosen, epochs)}
+    assert found["mps_ams"].pretrain.epochs == 100
+    totals = [step_cost(found[arm], SHAPE).mean * found[arm].pretrain.epochs for arm in epochs]
+    assert totals[1] == pytest.approx(totals[0], rel=0.02)
+    assert epochs["simmim"] < 100  # its encoder sees all patches
+    with pytest.raises(ConfigError, match="must be a pretrained arm"):
+        equal_compute(config(benchmark__reference="scratch"), SHAPE)
+
+
+class FakeRay:
+    """Tasks run at once; what starts from a failed one fails with it, as in Ray."""
+
+    def remote(self, **_: Any) -> Any:
+        def call(function: Any) -> Any:
+            def start(*given: Any) -> dict[str, Any]:
+                try:
+                    for ref in given:
+                        if isinstance(ref, Ref) and ref.error:
+                            raise ref.error
+                    function(*given)
+                except RunError as error:
+                    return Ref(error)
+                return Ref(None)
+
+            return SimpleNamespace(remote=start)
+
+        return call
+
+    def wait(self, refs: list[Any]) -> Any:
+        return refs[:1], refs[1:]
+
+    def get(self, ref: Any) -> None:
+        if ref.error:
+            raise ref.error
+
+
+class Ref:
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+
+
+def finished(cell: Any, better: float) -> None:
+    """What a run leaves, with made-up DSC on its test cases."""
+    folder = Path(cell.run.dir)
+    splits = module.make_splits(cases_table(60), cell.data, cell.run.seed)
+    (folder / "evaluate").mkdir(parents=True)
+    splits.write(str(folder / "splits.csv"))
+    tested = [case for case in splits.labelled("test") if "normal" not in case]
+    dsc = 0.5 + better + np.random.default_rng(len(str(folder))).normal(0, 0.01, len(tested))
+    pd.DataFrame({"case": tested, "region": "lesion", "dsc": dsc}).to_csv(folder / "evaluate" / "cases.csv")
+    test = {"dsc": float(dsc.mean()), "ppv": 0.5, "sen": 0.5, "hd95": None}
+    (folder / "metrics.json").write_text(json.dumps({"segmentation": {"test": test}}))
+
+
+@pytest.fixture
+def without_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = SimpleNamespace(cases=cases_table(60), channels=1, size=(32, 32), patch=(8, 8))
+    monkeypatch.setattr(module, "ray", FakeRay())
+    monkeypatch.setattr(module, "groups_at_once", lambda _: 2)
+    monkeypatch.setattr(module.PatchCache, "open", lambda _: cache)
+
+
+@pytest.mark.usefixtures("without_cluster")
+def test_the_table_its_verdicts_plots_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = config(tmp_path, benchmark__label_fractions=(0.5, 1.0), benchmark__seeds=(0, 1))
+
+    def run(cell: Any) -> None:
+        finished(cell, 0.1 if cell.pretrain.method == "mps_ams" else 0.0)
+        if cell.pretrains:
+            (Path(cell.run.dir) / "pretrain").mkdir()
+            record = {"samples_seen": 100, "masked": 0.75, "ratio": 0.75}
+            (Path(cell.run.dir) / "pretrain" / "history.jsonl").write_text(json.dumps(record))
+
+    found = module.benchmark(chosen, lambda _: None, run, run)
+    assert len(found) == 8
+    assert (found.loc[found["arm"] == "mps_ams", "samples_seen"] == 100).all()  # at every share of labels
+    flops = found["flops_mean"] * 100
+    assert found["pretrain_flops"].tolist() == flops.where(found["arm"] == "mps_ams", 0).tolist()
+    assert "is not known" in capsys.readouterr().out
+    text = (tmp_path / "table.md").read_text()
+    assert text.count("| worse |") == 2
+    assert (tmp_path / "plots" / "dsc_over_labels.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "benchmark.html").read_text()
+    assert page.count("data:image/png") == 2
+    assert "http" not in page
+
+
+@pytest.mark.usefixtures("without_cluster")
+def test_a_failed_pretraining_takes_only_its_own_cells_with_it(tmp_path: Path) -> None:
+    ran = []
+
+    def run(cell: Any) -> None:
+        if cell.pretrains:
+            raise RunError("no memory")
+        ran.append(cell.run.dir)
+        finished(cell, 0.0)
+
+    with pytest.raises(RunError, match=r"mps_ams, seed 0, fold 0, labels 0\.5: no memory"):
+        module.benchmark(config(tmp_path, benchmark__label_fractions=(0.5, 1.0)), lambda _: None, run, run)
+    assert len(ran) == 2
+    assert all(place.endswith("scratch") for place in ran)
