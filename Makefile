@@ -24,7 +24,7 @@ demo: setup
 	@$(BIN)/python -m jobs.run configs/demo.yaml
 
 test: setup
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -n 2 --dist loadscope
 
 test-all: setup
 	@$(BIN)/python -m pytest -m ''

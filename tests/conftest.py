@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,14 +27,23 @@ _QUIET = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of two test processes one runs all that needs Ray, from the start on, so that there is one cluster; the other
-    begins with the rest, a file at a time."""
-    grouped = [(_RAY if "ray_session" in item.fixturenames else str(item.path), item) for item in items]
-    for group, item in grouped:
-        item.add_marker(pytest.mark.xdist_group(group))
-    items[:] = [item for _, item in sorted(grouped, key=lambda pair: pair[0] != _RAY)]
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of several test processes (`-n 2`) one runs all files that need Ray, so that there is one cluster at a time."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneCluster(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _scope(nodeid)
+
+    return OneCluster(config, log)
+
+
+@cache
+def _scope(nodeid: str) -> str:
+    """A test's file, or one name for all files that name a fixture with Ray in it."""
+    file = nodeid.partition("::")[0]
+    words = (_ROOT / file).read_text()
+    return _RAY if "ray_session" in words or "tiny" in words else file
 
 
 @pytest.fixture(scope="session")

@@ -14,21 +14,23 @@ from tests.cluster.small_run import Driver
 STAND_IN = """
 import json, pathlib, sys, time
 run, broken = pathlib.Path(sys.argv[1]), sys.argv[2] == "broken"
+def put(file, text):
+    part = run / "part"
+    part.write_text(text)
+    part.replace(file)
 for stage in ("pretrain", "finetune"):
     mark, history = run / stage / "stage.json", run / stage / "history.jsonl"
     mark.parent.mkdir(parents=True, exist_ok=True)
     if mark.exists() and json.loads(mark.read_text())["done"]:
         continue
-    mark.write_text('{"done": false}')
+    put(mark, '{"done": false}')
     done = len(history.read_text().splitlines()) if history.exists() else 0
     if done and broken:
         sys.exit(1)
     for epoch in range(max(0, done - 2), 15):
         time.sleep(0.05)
-        part = run / "part"
-        part.write_text("{}\\n" * (epoch + 1))
-        part.replace(history)
-    mark.write_text('{"done": true}')
+        put(history, "{}\\n" * (epoch + 1))
+    put(mark, '{"done": true}')
 """
 
 
