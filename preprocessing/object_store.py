@@ -152,7 +152,7 @@ def credentials_in(uri: str) -> bool:
     return any(_holds_credentials(link) for link in uri.split("::"))  # fsspec chains URIs
 
 
-def credentials_mistake(field: str) -> str:
+def _credentials_mistake(field: str) -> str:
     """The message for a field where `credentials_in`; it does not repeat the value."""
     return (
         f"{field}: the URI holds credentials, which would be in every log and report. Leave them out and set "
@@ -171,7 +171,7 @@ def uri_mistake(field: str, uri: str) -> str:
         The message, "" where there is nothing wrong.
     """
     if credentials_in(uri):
-        return credentials_mistake(field)
+        return _credentials_mistake(field)
     scheme = get_protocol(uri)
     try:
         fsspec.get_filesystem_class(scheme)
