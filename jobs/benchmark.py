@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def benchmark(config: Config) -> None:
-    from pipeline import stages  # brings Ray with it, which --help and a mistake need not wait for
+    from pipeline import runs  # brings Ray with it, which --help and a mistake need not wait for
 
-    stages.benchmark(config)
+    runs.benchmark(config)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def evaluate(config: Config) -> None:
-    from pipeline import stages  # brings Ray with it, which --help and a mistake need not wait for
+    from pipeline import runs  # brings Ray with it, which --help and a mistake need not wait for
 
-    stages.evaluate(config)
+    runs.evaluate(config)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def finetune(config: Config) -> None:
-    from pipeline import stages  # brings Ray with it, which --help and a mistake need not wait for
+    from pipeline import runs  # brings Ray with it, which --help and a mistake need not wait for
 
-    stages.finetune(config)
+    runs.finetune(config)
 
 
 if __name__ == "__main__":

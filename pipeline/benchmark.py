@@ -6,22 +6,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import ray
 from upath import UPath
 
 from pipeline.benchmark_cells import Cell, cells, equal_compute
-from pipeline.measure.flops import step_cost
+from pipeline.benchmark_results import ROW, Results, scores_of
 from pipeline.methods import Shape
-from pipeline.report.comparison import METRICS, markdown, planned, summary
+from pipeline.report.comparison import markdown, planned, summary
 from pipeline.report.comparison_page import write_page
-from pipeline.runfolder import RunFolder
-from pipeline.training.history import read_history
 from pipeline.training.offers import groups_at_once
 from preprocessing.cache import PatchCache
 from preprocessing.errors import RunError
-from preprocessing.splits import Splits, make_splits
+from preprocessing.splits import make_splits
 from preprocessing.storage import write_text
 
 Job = Callable[[Any], None]
@@ -41,18 +38,20 @@ def benchmark(config: Any, prepare: Job, run_cell: Job, pretrain_cell: Job) -> p
         one row a cell: arm, seed, fold, labels, metrics, samples seen, share of visible patches, FLOPs, seconds.
 
     Raises:
-        ConfigError: an arm's settings are no valid ones.
+        ConfigError: an arm's settings are no valid ones, or a table to be included is not there.
         RunError: a cell failed; the others were finished first.
     """
     task = ray.remote(num_cpus=0, max_retries=0)(_run)  # its training asks for what it needs
     every = cells(config)
+    others = [Results.read(folder) for folder in config.benchmark.include]
     prepare(every[0].config)
     cache = PatchCache.open(every[0].config.cache.dir)
-    shape, root = Shape.of(cache), UPath(config.run.dir)
+    shape = Shape.of(cache)
     if config.benchmark.equal == "compute":
         every = cells(config, equal_compute(config, shape))
     tested = _test_groups(every, cache)
-    print(planned(config.benchmark, _scores(every), tested), flush=True)
+    known = Results(pd.DataFrame(columns=ROW), scores_of(every)).with_others(others)
+    print(planned(config.benchmark, known.scores, tested), flush=True)
     started: dict[int, ray.ObjectRef] = {}
     running: dict[ray.ObjectRef, int] = {}
     ended: set[int] = set()
@@ -70,8 +69,9 @@ def benchmark(config: Any, prepare: Job, run_cell: Job, pretrain_cell: Job) -> p
                 continue
             ended.add(number)
             if every[number].counted:
-                table = _write([every[n] for n in sorted(ended)], config, shape, tested)
-                dsc = table["dsc"].iloc[sum(every[n].counted for n in ended if n < number)]
+                results = Results.of([every[n] for n in sorted(ended)], shape)
+                _write(results, others, config, tested)
+                dsc = results.rows["dsc"].iloc[sum(every[n].counted for n in ended if n < number)]
                 print(f"benchmark: {len(ended)} of {len(every)}, {every[number]}: DSC {dsc:.3f}", flush=True)
 
     before = None
@@ -87,73 +87,24 @@ def benchmark(config: Any, prepare: Job, run_cell: Job, pretrain_cell: Job) -> p
     collect(0)
     if failures:
         raise RunError("some cells of the table failed:\n" + "\n".join(failures))
-    table = _write(every, config, shape, tested)
-    print(markdown(summary(table, _scores(every), config.benchmark, tested)))
-    print(f"benchmark: {root / 'benchmark.html'}")
-    return table
+    results = Results.of(every, shape)
+    print(markdown(_write(results, others, config, tested)))
+    print(f"benchmark: {UPath(config.run.dir) / 'benchmark.html'}")
+    return results.rows
 
 
 def _run(job: Job, cell: Any, first: Any) -> None:
     job(cell)
 
 
-def _write(finished: Sequence[Cell], config: Any, shape: Shape, tested: Sequence[str]) -> pd.DataFrame:
-    root, homes = UPath(config.run.dir), {_place(cell): cell for cell in finished if cell.needs is None}
-    rows = [_row(cell, homes.get(_place(cell), cell), shape) for cell in finished if cell.counted]
-    table = pd.DataFrame(rows)
-    lines = summary(table, _scores(finished), config.benchmark, tested)
-    write_text(root / "table.csv", table.to_csv(index=False))
+def _write(results: Results, others: Sequence[Results], config: Any, tested: Sequence[str]) -> pd.DataFrame:
+    """The table's files; returns the rows that a reader sees."""
+    root, whole = UPath(config.run.dir), results.with_others(others)
+    lines = summary(whole.rows, whole.scores, config.benchmark, tested)
+    whole.write(root)
     write_text(root / "table.md", markdown(lines))
-    write_page(root, table, lines, planned(config.benchmark, _scores(finished), tested))
-    return table
-
-
-def _place(cell: Cell) -> tuple[str, int, int]:
-    return cell.arm, cell.seed, cell.fold
-
-
-def _row(cell: Cell, home: Cell, shape: Shape) -> dict[str, Any]:
-    """Metrics of a cell, and what the pretraining that it starts from had cost."""
-    own, pretrained = (RunFolder(c.config.run.dir, say=lambda _: None) for c in (cell, home))
-    metrics = own.read_metrics()["segmentation"]["test"]
-    records = read_history(pretrained.root / "pretrain") if home.config.pretrains else []
-    shares = [1 - record["masked"] for record in records if record["masked"] is not None]
-    ratios = [record["ratio"] for record in records if record["ratio"] is not None]
-    samples = records[-1]["samples_seen"] if records else 0
-    cost = step_cost(home.config, shape, float(np.mean(ratios)) if ratios else None) if records else None
-    seconds = {
-        "pretrain_seconds": (pretrained.stage_record("pretrain") or {}).get("seconds", 0.0) if records else 0.0,
-        "finetune_seconds": (own.stage_record("finetune") or {}).get("seconds", 0.0),
-    }
-    return {
-        "arm": cell.arm,
-        "seed": cell.seed,
-        "fold": cell.fold,
-        "labels": cell.labels,
-        **{name: metrics[name] for name in METRICS},
-        "samples_seen": samples,
-        "visible": float(np.mean(shares)) if shares else None,
-        "flops_first": cost.first if cost else 0.0,
-        "flops_mean": cost.mean if cost else 0.0,
-        "pretrain_flops": cost.mean * samples if cost else 0.0,
-        **seconds,
-    }
-
-
-def _scores(found: Sequence[Cell]) -> pd.DataFrame:
-    """DSC of each test case of the finished cells, mean over regions, with the case's group."""
-    parts = []
-    for cell in found:
-        folder = UPath(cell.config.run.dir)
-        file = folder / "evaluate" / "cases.csv"
-        if not cell.counted or not file.exists():
-            continue
-        splits = Splits.read(str(folder / "splits.csv"))
-        cases = pd.read_csv(file, dtype={"case": str}).groupby("case", as_index=False)["dsc"].mean()
-        place = {"arm": cell.arm, "seed": cell.seed, "fold": cell.fold, "labels": cell.labels}
-        parts.append(cases.assign(group=cases["case"].map(splits.group), **place))
-    columns = ["case", "dsc", "group", "arm", "seed", "fold", "labels"]
-    return pd.concat(parts) if parts else pd.DataFrame(columns=columns)
+    write_page(root, whole.rows, lines, planned(config.benchmark, whole.scores, tested))
+    return lines
 
 
 def _test_groups(every: Sequence[Cell], cache: PatchCache) -> list[str]:

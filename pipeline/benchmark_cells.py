@@ -105,11 +105,20 @@ def _cell(config: Config, arm: str, seed: int, fold: int, labels: float, epochs:
         **({} if epochs is None else {"pretrain.epochs": epochs}),
     }
     try:
-        return with_fields(config, fields)
+        return _with_steps(with_fields(config, fields), labels / data.label_fraction)
     except KeyError as error:
         raise ConfigError(f"benchmark.fields, {arm}: there is no setting {error.args[0]}") from None
     except ValidationError as error:
         raise ConfigError([f"benchmark arm {arm}: {mistake['msg']}" for mistake in error.errors()]) from None
+
+
+def _with_steps(cell: Config, times: float) -> Config:
+    """With as many steps of fine-tuning, and as often validated, though there are so many times the labels."""
+    if cell.benchmark.finetuning == "epochs" or times == 1:
+        return cell
+    names = ("finetune.epochs", "finetune.validate_every")
+    every = (cell.finetune.epochs, cell.finetune.validate_every)
+    return with_fields(cell, {name: max(1, round(now / times)) for name, now in zip(names, every, strict=True)})
 
 
 def equal_compute(config: Config, shape: Shape) -> dict[str, int]:

@@ -59,6 +59,16 @@ class BenchmarkSettings(Settings):
         "are scaled to the reference's FLOPs).",
     )
 
+    finetuning: Literal["steps", "epochs"] = Field(
+        "steps",
+        description="What fine-tunings with other shares of labels than data.label_fraction have in common with its: "
+        "steps (epochs and rounds of validation are scaled, as far as whole epochs go) or epochs.",
+    )
+    include: tuple[str, ...] = Field(
+        (),
+        description="Folders of tables that were made elsewhere, or before: their table.csv and scores.csv count too.",
+    )
+
     @field_validator("label_fractions")
     @classmethod
     def _shares(cls, fractions: tuple[float, ...]) -> tuple[float, ...]:

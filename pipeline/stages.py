@@ -1,6 +1,6 @@
 """The stages of a run, in their order: each reads what the former left in the run's folder and leaves its own part.
 
-A stage knows its inputs; one that is done for the same inputs is not done again. `jobs/` calls these functions.
+A stage knows its inputs; one that is done for the same inputs is not done again.
 """
 
 from __future__ import annotations
@@ -8,8 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,9 @@ import pandas as pd
 import yaml
 from upath import UPath
 
-from pipeline import benchmark as comparison
 from pipeline import predict as prediction
 from pipeline.config import Config
 from pipeline.configuration.overrides import with_fields
-from pipeline.configuration.resolve import dump
 from pipeline.finetune import FinetuneTask
 from pipeline.finetune import finetune as train_segmenter
 from pipeline.judging import choose_sizes, judge, predictor_for
@@ -34,13 +31,10 @@ from pipeline.runfolder import RunFolder
 from pipeline.search import Space, Study, finetune_study, schedule_study
 from pipeline.search import search as search_space
 from pipeline.tracking import Tracker
-from pipeline.training.cluster import joined
 from pipeline.training.group import train_group
 from pipeline.training.history import throughput
-from pipeline.training.offers import demand
 from pipeline.training.placement import on_device
 from pipeline.training.progress import StageProgress
-from pipeline.training.sharing import check_shared
 from pipeline.training.watch import watching, watching_trials
 from preprocessing.build import build_cache
 from preprocessing.cache import PatchCache
@@ -53,7 +47,7 @@ from preprocessing.splits import Splits, make_splits
 from preprocessing.storage import write_text
 from tune_spaces import SPACES, choices
 
-BEST_FILE, SPLITS_FILE, CONFIG_FILE = "best.yaml", "splits.csv", "config.yaml"
+BEST_FILE, SPLITS_FILE = "best.yaml", "splits.csv"
 
 
 class Pipeline:
@@ -319,67 +313,9 @@ def _method_options(config: Config) -> dict[str, Any]:
     return {} if options is None else {"method": options.model_dump(mode="json")}
 
 
-@contextmanager
-def opened(config: Config) -> Iterator[Pipeline]:
-    """The run's folder, locked, its resolved configuration written, and a Ray cluster joined or started."""
-    folder = RunFolder(config.run.dir)
-    with folder.locked() as token, joined(config.run.address):
-        demand(config.resources)  # what will never fit is told before any work
-        check_shared({"run.dir": str(folder.root), "cache.dir": config.cache.dir or str(folder.root / "cache")})
-        write_text(folder.root / CONFIG_FILE, dump(config))
-        yield Pipeline(config, folder, token)
-
-
-STAGES = (
-    Pipeline.preprocess,
-    Pipeline.search,
-    Pipeline.pretrain,
-    Pipeline.search_finetune,
-    Pipeline.finetune,
-    Pipeline.evaluate,
-)
-
-
 def space_of(name: str) -> Space:
     """A search space of `tune_spaces`."""
     return Space(SPACES[name].space(), SPACES[name].mutations())
-
-
-def run(config: Config) -> None:
-    """Everything, scans to report."""
-    with opened(config) as pipeline:
-        for stage in STAGES:
-            stage(pipeline)
-        pipeline.report()
-
-
-def benchmark(config: Config) -> None:
-    """Every cell of the comparison table, on one cluster."""
-    with joined(config.run.address):
-        comparison.benchmark(config, preprocess, run, pretrain)
-
-
-def _single(*stages: Callable[[Pipeline], None]) -> Callable[[Config], None]:
-    def job(config: Config) -> None:
-        with opened(config) as pipeline:
-            for stage in stages:
-                stage(pipeline)
-            pipeline.report()
-
-    return job
-
-
-preprocess = _single(Pipeline.preprocess)
-search = _single(Pipeline.preprocess, Pipeline.search)
-pretrain = _single(Pipeline.preprocess, Pipeline.pretrain)
-finetune = _single(Pipeline.finetune)
-evaluate = _single(Pipeline.evaluate)
-
-
-def predict(config: Config) -> None:
-    """Masks for new images; needs no cluster and no data set."""
-    folder = RunFolder(config.run.dir)
-    Pipeline(config, folder, "").predict()
 
 
 def _absolute(path: str) -> str:

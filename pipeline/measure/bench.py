@@ -23,7 +23,8 @@ from pipeline.configuration.overrides import with_fields
 from pipeline.measure.large_cache import enlarged
 from pipeline.methods.mps_ams import MpsAms
 from pipeline.pretrain import Pretraining, PretrainTask
-from pipeline.stages import Pipeline, opened
+from pipeline.runs import opened
+from pipeline.stages import Pipeline
 from pipeline.training.loader import Batch
 from pipeline.training.session import LocalSession
 from preprocessing.errors import RunError

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import psutil
 import yaml
 
+from tests.cluster.head import environment, free_port, started
+
 ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
 HEAD = "f" * 51 + "00000"  # what the provider calls its head
 PROVIDER = {
     "type": "external",
@@ -65,38 +63,15 @@ def fake(file: Path, port: int) -> dict:
 def main(folder: Path, command: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "ray_bootstrap_config.yaml"  # where `ray up` leaves it
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     file.write_text(json.dumps(fake(ROOT / "ray_cluster.yaml", port)))
-    os.environ.update(
-        {
-            "HOME": str(folder),
-            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(16),
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-            "RAY_FAKE_CLUSTER": "1",
-            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-            "RAY_enable_autoscaler_v2": "1",
-        }
-    )
+    own = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_enable_autoscaler_v2": "1"}
+    os.environ.update(environment(folder) | own)
     names = {"RAY_CLOUD_INSTANCE_ID": HEAD, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD}
-    words = ["--head", "--block", f"--port={port}", "--num-cpus=0", "--include-dashboard=false"]
-    words += ["--object-store-memory=200000000", f"--autoscaling-config={file}"]
-    head = subprocess.Popen(
-        [BIN / "ray", "start", *words], env=os.environ | names, stdout=subprocess.DEVNULL, start_new_session=True
-    )
-    os.environ["RAY_ADDRESS"] = f"127.0.0.1:{port}"  # of the job; the head's own machines must not see it
-    try:
+    words = ["--num-cpus=0", "--include-dashboard=false", "--object-store-memory=200000000"]
+    with started(port, [*words, f"--autoscaling-config={file}"], os.environ | names) as head:
+        os.environ["RAY_ADDRESS"] = f"127.0.0.1:{port}"  # of the job; the head's own machines must not see it
         told = watch(port, command, head)
-    finally:
-        family = psutil.Process(head.pid).children(recursive=True)
-        head.send_signal(signal.SIGTERM)
-        head.wait(60)
-        for member in psutil.wait_procs(family, timeout=20)[1]:
-            member.kill()
     print(json.dumps(told))
 
 

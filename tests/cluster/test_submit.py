@@ -4,54 +4,30 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import re
-import secrets
-import signal
-import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
+from tests.cluster.head import BIN, environment, free_port, started
 from tests.tiny import FIELDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory):
     """Environment of a client of a running head: its address and token."""
     home = tmp_path_factory.mktemp("home")
-    (home / "ray_bootstrap_config.yaml").write_text(
-        "{}\n"
-    )  # a dashboard looks for a cloud's metadata service without it
-    gcs, dashboard = free_port(), free_port()
-    here = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
-        "HOME": str(home),
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(16),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    }
-    words = ["--head", "--block", f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
-    words += ["--num-cpus=2", "--object-store-memory=400000000", f"--temp-dir={tmp_path_factory.mktemp('r')}"]
-    process = subprocess.Popen(
-        [BIN / "ray", "start", *words], env=here, stdout=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
+    # without this file a dashboard looks for a cloud's metadata service
+    (home / "ray_bootstrap_config.yaml").write_text("{}\n")
+    here, dashboard = environment(home), free_port()
+    words = ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=2"]
+    words += ["--object-store-memory=400000000", f"--temp-dir={tmp_path_factory.mktemp('r')}"]
+    with started(free_port(), words, here) as process:
         client = here | {"RAY_ADDRESS": f"http://127.0.0.1:{dashboard}"}
         deadline = time.time() + 90
         while job(client, "submit", "--", "true").returncode:  # the job server is up before it can start a job
@@ -59,12 +35,6 @@ def head(tmp_path_factory):
             assert time.time() < deadline, "the head takes no job"
             time.sleep(1)
         yield client
-    finally:
-        family = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-        for member in psutil.wait_procs(family, timeout=30)[1]:
-            member.kill()
 
 
 def job(head, *words: str) -> subprocess.CompletedProcess[str]:

@@ -175,3 +175,54 @@ def test_a_failed_pretraining_takes_only_its_own_cells_with_it(tmp_path: Path) -
         module.benchmark(config(tmp_path, benchmark__label_fractions=(0.5, 1.0)), lambda _: None, run, run)
     assert len(ran) == 2
     assert all(place.endswith("scratch") for place in ran)
+
+
+@pytest.mark.usefixtures("without_cluster")
+def test_a_table_made_in_two_places_is_the_table_made_in_one(tmp_path: Path) -> None:
+    def run(cell: Any) -> None:
+        finished(cell, 0.02 * cell.run.seed)
+
+    fields = {"benchmark__arms": ("scratch", "unet"), "benchmark__reference": "scratch"}
+    places = {"whole": (0, 1), "first": (0,), "second": (1,)}
+    for name, seeds in places.items():
+        include = (str(tmp_path / "first"),) if name == "second" else ()
+        chosen = config(tmp_path / name, benchmark__seeds=seeds, benchmark__include=include, **fields)
+        module.benchmark(chosen, lambda _: None, run, run)
+    whole, second = (pd.read_csv(tmp_path / name / "table.csv") for name in ("whole", "second"))
+    order = ["seed", "arm"]
+    numbers = ["dsc", "labels", "samples_seen"]
+    assert second.sort_values(order)[order].to_numpy().tolist() == whole.sort_values(order)[order].to_numpy().tolist()
+    assert len(second) == 4
+    lengths = {name: len(pd.read_csv(tmp_path / name / "scores.csv")) for name in places}
+    assert lengths["second"] == lengths["whole"] == 2 * lengths["first"]
+    assert second[numbers].notna().all(axis=None)
+    with pytest.raises(ConfigError, match=r"benchmark\.include = .*nowhere: there is no table\.csv"):
+        module.benchmark(config(tmp_path / "x", benchmark__include=(str(tmp_path / "nowhere"),)), None, run, run)
+
+
+@pytest.mark.usefixtures("without_cluster")
+def test_a_cell_of_this_table_stands_before_that_of_an_included_one(tmp_path: Path) -> None:
+    chosen = {"benchmark__arms": ("scratch",), "benchmark__reference": "scratch"}
+    for name, better in (("old", 0.0), ("new", 0.3)):
+        include = (str(tmp_path / "old"),) if name == "new" else ()
+
+        def run(cell: Any, better: float = better) -> None:
+            finished(cell, better)
+
+        module.benchmark(config(tmp_path / name, benchmark__include=include, **chosen), lambda _: None, run, run)
+    table = pd.read_csv(tmp_path / "new" / "table.csv")
+    assert len(table) == 1
+    assert table["dsc"][0] == pytest.approx(0.8, abs=0.02)
+    assert pd.read_csv(tmp_path / "new" / "scores.csv")["dsc"].min() > 0.7
+
+
+def test_fine_tunings_take_as_many_steps_at_every_share_of_labels() -> None:
+    fields = {"data__label_fraction": 0.1, "benchmark__label_fractions": (0.05, 0.1, 1.0)}
+    fields |= {"finetune__epochs": 60, "finetune__validate_every": 5, "benchmark__arms": ("scratch",)}
+
+    def rounds(**more: Any) -> dict[float, tuple[int, int]]:
+        found = cells(config(**fields, **more))
+        return {c.labels: (c.config.finetune.epochs, c.config.finetune.validate_every) for c in found}
+
+    assert rounds() == {0.1: (60, 5), 0.05: (120, 10), 1.0: (6, 1)}
+    assert set(rounds(benchmark__finetuning="epochs").values()) == {(60, 5)}

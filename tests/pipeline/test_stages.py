@@ -7,11 +7,12 @@ import yaml
 from PIL import Image
 from upath import UPath
 
-from pipeline import stages
+from pipeline import runs
 from pipeline.config import Config
 from pipeline.configuration.overrides import with_fields
 from pipeline.runfolder import RunFolder
 from pipeline.segmentation.segmenter_file import save_segmenter
+from pipeline.stages import Pipeline
 from pipeline.training.history import read_history
 from preprocessing.errors import RunError
 from tests.pipeline.segmentation.test_inference import card, scan
@@ -23,7 +24,7 @@ def finished(tiny, tmp_path_factory):
     """A whole run on the tiny phantoms, search included."""
     run = tmp_path_factory.mktemp("whole") / "run"
     config = with_fields(Config(), FIELDS | {"data.root": tiny.root, "run.dir": str(run)})
-    stages.run(config)
+    runs.run(config)
     return config, run
 
 
@@ -53,7 +54,7 @@ def test_the_chosen_schedule_is_the_one_that_was_trained_with(finished):
 def test_the_same_command_again_does_nothing(finished, capsys):
     config, run = finished
     before = {p: p.stat().st_mtime for p in run.rglob("model.safetensors")}
-    stages.run(config)
+    runs.run(config)
     said = capsys.readouterr().out
     assert all(f"{name}: already done" in said for name in ("selection", "search", "pretrain", "finetune", "evaluate"))
     assert before == {p: p.stat().st_mtime for p in run.rglob("model.safetensors")}
@@ -62,33 +63,33 @@ def test_the_same_command_again_does_nothing(finished, capsys):
 @pytest.mark.slow
 def test_a_changed_setting_redoes_what_depends_on_it_and_says_why(finished, capsys):
     config, _run = finished
-    stages.run(with_fields(config, {"finetune.lr": 5e-4}))
+    runs.run(with_fields(config, {"finetune.lr": 5e-4}))
     said = capsys.readouterr().out
     assert "pretrain: already done" in said
     assert "finetune: done again, since finetune.lr changed: 0.001 -> 0.0005" in said
     assert "evaluate: done again" in said
-    stages.run(config)
+    runs.run(config)
 
 
 @pytest.mark.slow
 def test_the_settings_of_fine_tuning_are_searched_once(finished, capsys):
     config, run = finished
     wanted = with_fields(config, {"search.finetune": True, "search.repeats": 0, "search.enabled": False})
-    stages.run(wanted)
+    runs.run(wanted)
     best = yaml.safe_load((run / "search_finetune" / "best.yaml").read_text())
     inputs = json.loads((run / "finetune" / "stage.json").read_text())["inputs"]
     assert inputs["finetune"]["layer_decay"] == best["finetune.layer_decay"]
     capsys.readouterr()
-    stages.run(wanted)
+    runs.run(wanted)
     said = capsys.readouterr().out
     assert "search_finetune: already done" in said
     assert "finetune: already done" in said
-    stages.run(config)
+    runs.run(config)
 
 
 def test_predictions_have_the_images_own_size(finished, tmp_path):
     config, _run = finished
-    stages.predict(with_fields(config, {"predict.input": config.data.root, "predict.output": str(tmp_path)}))
+    runs.predict(with_fields(config, {"predict.input": config.data.root, "predict.output": str(tmp_path)}))
     table = pd.read_csv(tmp_path / "predictions.csv")
     assert len(table) == 24
     row = table.iloc[0]
@@ -100,7 +101,7 @@ def test_predictions_have_the_images_own_size(finished, tmp_path):
 def test_a_segmenter_is_evaluated_on_another_data_set(finished, tmp_path):
     config, run = finished
     other = with_fields(config, {"checkpoint": str(run / "finetune" / "segmenter"), "run.dir": str(tmp_path / "other")})
-    stages.evaluate(other)
+    runs.evaluate(other)
     metrics = RunFolder(str(tmp_path / "other")).read_metrics()["segmentation"]["test"]
     assert metrics["cases"] + metrics["lesion_free_cases"] == 24
 
@@ -115,7 +116,7 @@ def test_a_changed_label_is_evaluated_again(tmp_path, capsys):
     scan(scans, "benign (3)", (40, 40), None)
     (scans / "benign (3)_mask.png").unlink()  # unlabelled: it has no part in the result
     fields = {"data.root": str(scans.parent), "run.dir": str(tmp_path / "run"), "checkpoint": str(tmp_path / "model")}
-    pipeline = stages.Pipeline(with_fields(Config(), fields), RunFolder(str(tmp_path / "run")), "")
+    pipeline = Pipeline(with_fields(Config(), fields), RunFolder(str(tmp_path / "run")), "")
 
     def said():
         pipeline.evaluate()
@@ -143,9 +144,9 @@ def test_too_few_labels_stop_the_training_but_not_the_preprocessing(tiny, tmp_pa
     shutil.copy(manifest, tmp_path / "scans" / "manifest.csv")
     fields = {"data.layout": "manifest", "data.root": str(tmp_path / "scans"), "run.dir": str(tmp_path / "run")}
     config = with_fields(Config(), FIELDS | fields)
-    stages.preprocess(config)
+    runs.preprocess(config)
     with pytest.raises(RunError, match="needs labelled cases in each of train, val and test"):
-        stages.finetune(config)
+        runs.finetune(config)
 
 
 @pytest.mark.slow
@@ -160,11 +161,11 @@ def test_the_comparison_table_is_resumed(tiny, tmp_path):
         "pretrain.probe_every": 0,
     }
     config = with_fields(Config(), FIELDS | fields)
-    stages.benchmark(config)
+    runs.benchmark(config)
     trained = {file: file.stat().st_mtime for file in tmp_path.rglob("*.safetensors")}
     assert len(trained) >= 3  # an encoder and two segmenters
     (tmp_path / "table.csv").unlink()
-    stages.benchmark(config)
+    runs.benchmark(config)
     assert trained == {file: file.stat().st_mtime for file in tmp_path.rglob("*.safetensors")}
     table = pd.read_csv(tmp_path / "table.csv")
     assert list(table["arm"]) == ["random_75", "scratch"]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline import stages
+from pipeline import runs
 from pipeline.config import Config
 from pipeline.configuration.overrides import with_fields
 from pipeline.predict import find_scans
@@ -53,7 +53,7 @@ def test_volumes_go_the_whole_way(ray_session, tmp_path, fields):
     places = {"data.root": str(tmp_path / "scans"), "data.phantoms": 10, "run.dir": str(tmp_path / "run")}
     less = {"search.enabled": False, "pretrain.epochs": 2, "finetune.epochs": 2}
     config = with_fields(Config(), FIELDS | less | fields | places)
-    stages.run(config)
+    runs.run(config)
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["data"]["rejected"] == 0
     rates = metrics["selection"]
@@ -62,7 +62,7 @@ def test_volumes_go_the_whole_way(ray_session, tmp_path, fields):
     test = metrics["segmentation"]["test"]
     assert {"dsc", "ppv", "sen", "hd95", "lesion_sen"} <= test.keys()
     assert (test.get("regions") or {"": test}).keys() == (config.finetune.classes.keys() if fields is MRI else {""})
-    stages.predict(with_fields(config, {"predict.input": config.data.root, "predict.output": str(tmp_path / "masks")}))
+    runs.predict(with_fields(config, {"predict.input": config.data.root, "predict.output": str(tmp_path / "masks")}))
     table = pd.read_csv(tmp_path / "masks" / "predictions.csv")
     scans = find_scans(config.data.root, config.data, 2)
     assert set(table["case"]) == {case.id for case in scans}

@@ -1,0 +1,136 @@
+"""What the finished runs of a comparison table give: a row each, and the DSC of each test case.
+
+Both lie beside the table as CSV files, so that tables made elsewhere can be counted in (`benchmark.include`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from upath import UPath
+
+from pipeline.benchmark_cells import Cell
+from pipeline.measure.flops import step_cost
+from pipeline.methods import Shape
+from pipeline.report.comparison import METRICS
+from pipeline.runfolder import RunFolder
+from pipeline.training.history import read_history
+from preprocessing.errors import ConfigError
+from preprocessing.splits import Splits
+from preprocessing.storage import write_text
+
+TABLE_FILE, SCORES_FILE = "table.csv", "scores.csv"
+PLACE = ["arm", "seed", "fold", "labels"]
+ROW = [*PLACE, *METRICS, "samples_seen", "visible", "flops_first", "flops_mean", "pretrain_flops"]
+ROW += ["pretrain_seconds", "finetune_seconds"]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Of finished cells.
+
+    Attributes:
+        rows: one a cell: arm, seed, fold, labels, metrics, samples seen, share of visible patches, FLOPs, seconds.
+        scores: one a test case of a cell: case, dsc (mean over regions), group, arm, seed, fold, labels.
+    """
+
+    rows: pd.DataFrame
+    scores: pd.DataFrame
+
+    @classmethod
+    def of(cls, finished: Sequence[Cell], shape: Shape) -> Results:
+        """What the cells left in their folders."""
+        homes = {_place(cell): cell for cell in finished if cell.needs is None}
+        counted = [cell for cell in finished if cell.counted]
+        rows = [_row(cell, homes.get(_place(cell), cell), shape) for cell in counted]
+        return cls(pd.DataFrame(rows, columns=ROW), scores_of(counted))
+
+    @classmethod
+    def read(cls, folder: str) -> Results:
+        """A table's files.
+
+        Raises:
+            ConfigError: one of the files is missing or is no such table.
+        """
+        found = []
+        for name, columns in ((TABLE_FILE, ROW), (SCORES_FILE, [*PLACE, "case", "dsc", "group"])):
+            file = UPath(folder) / name
+            if not file.exists():
+                raise ConfigError(f"benchmark.include = {folder}: there is no {name}; give the run.dir of a table")
+            table = pd.read_csv(file, dtype={"case": str, "group": str, "arm": str})
+            if missing := sorted(set(columns) - set(table)):
+                raise ConfigError(f"benchmark.include = {folder}: {name} has no column {', '.join(missing)}")
+            found.append(table[columns])
+        return cls(*found)
+
+    def with_others(self, others: Sequence[Results]) -> Results:
+        """With the cells of other tables; at the same place the earlier one stands."""
+        every = [self, *others]
+        first: dict[tuple[Any, ...], int] = {}
+        for number, results in enumerate(every):
+            for place in results.rows[PLACE].itertuples(index=False, name=None):
+                first.setdefault(place, number)
+
+        def own(table: pd.DataFrame, number: int) -> pd.DataFrame:
+            places = table[PLACE].itertuples(index=False, name=None)
+            return table[[first.get(place) == number for place in places]]
+
+        kept = [(own(results.rows, n), own(results.scores, n)) for n, results in enumerate(every)]
+        rows, scores = ([part for part in parts if len(part)] for parts in zip(*kept, strict=True))
+        return Results(pd.concat(rows) if rows else self.rows, pd.concat(scores) if scores else self.scores)
+
+    def write(self, root: UPath) -> None:
+        write_text(root / TABLE_FILE, self.rows.to_csv(index=False))
+        write_text(root / SCORES_FILE, self.scores.to_csv(index=False, float_format="%.5f"))
+
+
+def _place(cell: Cell) -> tuple[str, int, int]:
+    return cell.arm, cell.seed, cell.fold
+
+
+def _row(cell: Cell, home: Cell, shape: Shape) -> dict[str, Any]:
+    """Metrics of a cell, and what the pretraining that it starts from had cost."""
+    own, pretrained = (RunFolder(c.config.run.dir, say=lambda _: None) for c in (cell, home))
+    metrics = own.read_metrics()["segmentation"]["test"]
+    records = read_history(pretrained.root / "pretrain") if home.config.pretrains else []
+    shares = [1 - record["masked"] for record in records if record["masked"] is not None]
+    ratios = [record["ratio"] for record in records if record["ratio"] is not None]
+    samples = records[-1]["samples_seen"] if records else 0
+    cost = step_cost(home.config, shape, float(np.mean(ratios)) if ratios else None) if records else None
+    seconds = {
+        "pretrain_seconds": (pretrained.stage_record("pretrain") or {}).get("seconds", 0.0) if records else 0.0,
+        "finetune_seconds": (own.stage_record("finetune") or {}).get("seconds", 0.0),
+    }
+    return {
+        "arm": cell.arm,
+        "seed": cell.seed,
+        "fold": cell.fold,
+        "labels": cell.labels,
+        **{name: metrics[name] for name in METRICS},
+        "samples_seen": samples,
+        "visible": float(np.mean(shares)) if shares else None,
+        "flops_first": cost.first if cost else 0.0,
+        "flops_mean": cost.mean if cost else 0.0,
+        "pretrain_flops": cost.mean * samples if cost else 0.0,
+        **seconds,
+    }
+
+
+def scores_of(found: Sequence[Cell]) -> pd.DataFrame:
+    """DSC of each test case of the finished cells, mean over regions, with the case's group."""
+    parts = []
+    for cell in found:
+        folder = UPath(cell.config.run.dir)
+        file = folder / "evaluate" / "cases.csv"
+        if not cell.counted or not file.exists():
+            continue
+        splits = Splits.read(str(folder / "splits.csv"))
+        cases = pd.read_csv(file, dtype={"case": str}).groupby("case", as_index=False)["dsc"].mean()
+        place = {"arm": cell.arm, "seed": cell.seed, "fold": cell.fold, "labels": cell.labels}
+        parts.append(cases.assign(group=cases["case"].map(splits.group), **place))
+    columns = ["case", "dsc", "group", *PLACE]
+    return pd.concat(parts) if parts else pd.DataFrame(columns=columns)
