@@ -38,6 +38,7 @@ from pipeline.training.progress import StageProgress
 from pipeline.training.watch import watching, watching_trials
 from preprocessing.build import build_cache
 from preprocessing.cache import PatchCache
+from preprocessing.case import Case, Rejection
 from preprocessing.errors import RunError
 from preprocessing.fingerprint import digest_files, fingerprint_of
 from preprocessing.layouts import has_phantoms, load_cases
@@ -64,13 +65,14 @@ class Pipeline:
         return Tracker(self.config.tracking, self.folder.root, self.config.model_dump(mode="json"))
 
     @functools.cached_property
-    def cache(self) -> PatchCache:
-        """The patch cache, made if it is not up to date."""
-        return self.open_cache()
+    def found(self) -> tuple[list[Case], list[Rejection]]:
+        """The scans of data.root and what cannot be one; looked for once, since it takes a minute for 100,000."""
+        return load_cases(self.config.data)
 
-    def open_cache(self) -> PatchCache:
-        """Check the cache against the files and settings, and make it where they differ."""
-        cases, rejected = load_cases(self.config.data)
+    @functools.cached_property
+    def cache(self) -> PatchCache:
+        """The patch cache, checked against the files and settings, and made where they differ."""
+        cases, rejected = self.found
         with StageProgress("preprocess", len(cases), "cases") as progress:
             return build_cache(
                 cases,
@@ -194,14 +196,14 @@ class Pipeline:
             with watching("finetune", stage.folder, config.finetune.epochs, "val_dsc", told):
                 segmenter = train_segmenter(self._finetune_task(stage.folder), self.folder.lock_file, self.token)
             validation = set(self.splits.labelled("val"))
-            cases = [case for case in load_cases(config.data)[0] if case.id in validation]
+            cases = [case for case in self.found[0] if case.id in validation]
             on_device(config.resources, choose_sizes, config, str(segmenter), cases)
 
     def evaluate(self) -> None:
         """Metrics on the test cases; with `checkpoint`, another run's segmenter on all labelled cases of data.root."""
         config = self.config
         checkpoint = config.checkpoint or str(self.folder.root / "finetune" / "segmenter")
-        cases = load_cases(config.data)[0]
+        cases = self.found[0]
         if not config.checkpoint:
             self._needs_labels()
             test = set(self.splits.cases("test"))

@@ -3,10 +3,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import ray
 import yaml
 from PIL import Image
 from upath import UPath
 
+from pipeline import benchmark as comparison
 from pipeline import runs
 from pipeline.config import Config
 from pipeline.configuration.overrides import with_fields
@@ -153,23 +155,38 @@ def test_too_few_labels_stop_the_training_but_not_the_preprocessing(tiny, tmp_pa
 def test_the_comparison_table_is_resumed(tiny, tmp_path):
     fields = {
         "data.root": tiny.root,
+        "data.label_fraction": 0.5,
         "run.dir": str(tmp_path),
         "benchmark.seeds": (0,),
-        "benchmark.arms": ("random_75", "scratch"),
+        "benchmark.arms": ("random_75", "simclr", "scratch"),
+        "benchmark.label_fractions": (0.5, 1.0),
+        "benchmark.reference": "random_75",
         "pretrain.epochs": 1,
-        "finetune.epochs": 1,
+        "finetune.epochs": 2,
         "pretrain.probe_every": 0,
     }
     config = with_fields(Config(), FIELDS | fields)
     runs.benchmark(config)
     trained = {file: file.stat().st_mtime for file in tmp_path.rglob("*.safetensors")}
-    assert len(trained) >= 3  # an encoder and two segmenters
+    assert len(list(tmp_path.glob("cells/*/*/pretrain/encoder"))) == 2
+    assert len(list(tmp_path.glob("cells/*/*/finetune/segmenter"))) == 6
     (tmp_path / "table.csv").unlink()
     runs.benchmark(config)
     assert trained == {file: file.stat().st_mtime for file in tmp_path.rglob("*.safetensors")}
     table = pd.read_csv(tmp_path / "table.csv")
-    assert list(table["arm"]) == ["random_75", "scratch"]
-    assert table["samples_seen"].tolist()[1] == 0
+    assert list(table["arm"]) == ["random_75", "simclr", "scratch"] * 2
+    assert list(table["labels"]) == [0.5] * 3 + [1.0] * 3
+    assert (table["samples_seen"] > 0).tolist() == [True, True, False] * 2
     assert "| scratch |" in (tmp_path / "table.md").read_text()
     history = read_history(RunFolder(str(tmp_path / "cells" / "seed_0" / "random_75")).root / "pretrain")
     assert history[0]["strength"] == 0
+
+
+def test_what_waits_for_a_failed_run_fails_with_its_reason(ray_session):
+    def fail(_):
+        raise RunError("no memory left")
+
+    task = ray.remote(num_cpus=0, max_retries=0)(comparison._run)
+    first = task.remote(fail, None, None)
+    with pytest.raises(RunError, match="no memory left"):
+        ray.get(task.remote(print, None, first))
