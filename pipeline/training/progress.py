@@ -30,12 +30,14 @@ class StageProgress:
         self._stream = stream if stream is not None else sys.stderr
         self._start_done, self._began = done, time.monotonic()
         self._seconds, self._last = seconds, time.monotonic()
+        self._moved = self._began  # when a unit was last done
         self._bar = _bar(self._stream) if self._stream.isatty() else None
         self._task = self._bar.add_task(title, total=total, completed=done, unit=unit, note="") if self._bar else None
 
     def update(self, done: int, note: str = "") -> None:
         """Say that `done` units are done; the note (a loss, a DSC) is shown beside."""
-        self.done = done
+        if done != self.done:
+            self.done, self._moved = done, time.monotonic()
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, note=note)
         elif done >= self.total or time.monotonic() - self._last >= self._seconds:
@@ -60,7 +62,10 @@ class StageProgress:
     def _line(self, note: str) -> str:
         elapsed = time.monotonic() - self._began
         fresh = self.done - self._start_done
-        left = f", {_clock(elapsed / fresh * (self.total - self.done))} left" if 0 < fresh < self.total else ""
+        left = ""
+        if 0 < fresh and self.done < self.total:  # the unit in progress has taken some of its time already
+            each, waited = (self._moved - self._began) / fresh, elapsed - (self._moved - self._began)
+            left = f", {_clock(max(0.0, each * (self.total - self.done) - waited))} left"
         share = f" ({self.done / self.total:.0%})" if self.total else ""
         note = f", {note}" if note else ""
         return f"{self.title}: {self.done}/{self.total} {self.unit}{share}{note}, {_clock(elapsed)} elapsed{left}"

@@ -94,3 +94,17 @@ def test_lines_are_rare() -> None:
         for _ in range(50):
             progress.advance()
     assert log.getvalue().count("\n") == 1
+
+
+def test_the_time_that_is_left_falls_while_an_epoch_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("pipeline.training.progress.time.monotonic", lambda: clock[0])
+    log = io.StringIO()
+    with StageProgress("pretrain", 4, "epochs", seconds=0, stream=log) as progress:
+        for seconds, done in ((100, 1), (140, 1), (260, 1), (300, 2)):
+            clock[0] = seconds
+            progress.update(done)
+        clock[0] = 900  # stuck: what was expected is used up
+        progress.update(2)
+    left = [line.split(", ")[-1] for line in log.getvalue().splitlines()]
+    assert left == ["5:00 left", "4:20 left", "2:20 left", "5:00 left", "0:00 left"]
