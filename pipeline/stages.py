@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,8 @@ class Pipeline:
         with self.folder.stage("search", self._search_inputs()) as stage:
             if stage.done:
                 return
-            space = space_of("mask_schedule")
+            # weights of the user's own stand in place of a rule
+            space = space_of("mask_schedule", without=("selection.rule",) if self.config.selection.weights else ())
             study = schedule_study(self.config.search)
             self._search(replace(self.pretrain_task(space), folder=str(stage.folder)), study, space, "search")
 
@@ -315,9 +316,10 @@ def _method_options(config: Config) -> dict[str, Any]:
     return {} if options is None else {"method": options.model_dump(mode="json")}
 
 
-def space_of(name: str) -> Space:
-    """A search space of `tune_spaces`."""
-    return Space(SPACES[name].space(), SPACES[name].mutations())
+def space_of(name: str, without: Sequence[str] = ()) -> Space:
+    """A search space of `tune_spaces`, less the named fields."""
+    fields = {field: domain for field, domain in SPACES[name].space().items() if field not in without}
+    return Space(fields, SPACES[name].mutations())
 
 
 def _absolute(path: str) -> str:

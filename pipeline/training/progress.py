@@ -63,7 +63,7 @@ class StageProgress:
         elapsed = time.monotonic() - self._began
         fresh = self.done - self._start_done
         left = ""
-        if 0 < fresh and self.done < self.total:  # the unit in progress has taken some of its time already
+        if fresh > 0 and self.done < self.total:  # the unit in progress has taken some of its time already
             each, waited = (self._moved - self._began) / fresh, elapsed - (self._moved - self._began)
             left = f", {_clock(max(0.0, each * (self.total - self.done) - waited))} left"
         share = f" ({self.done / self.total:.0%})" if self.total else ""

@@ -9,7 +9,7 @@ from PIL import Image
 from upath import UPath
 
 from pipeline import benchmark as comparison
-from pipeline import runs
+from pipeline import runs, stages
 from pipeline.config import Config
 from pipeline.configuration.overrides import with_fields
 from pipeline.runfolder import RunFolder
@@ -180,6 +180,13 @@ def test_the_comparison_table_is_resumed(tiny, tmp_path):
     assert "| scratch |" in (tmp_path / "table.md").read_text()
     history = read_history(RunFolder(str(tmp_path / "cells" / "seed_0" / "random_75")).root / "pretrain")
     assert history[0]["strength"] == 0
+
+
+def test_a_rule_is_not_searched_where_weights_stand_in_its_place():
+    assert "selection.rule" in stages.space_of("mask_schedule").fields
+    kept = stages.space_of("mask_schedule", without=("selection.rule",))
+    assert kept.fields.keys() == stages.space_of("mask_schedule").fields.keys() - {"selection.rule"}
+    assert kept.mutations == stages.space_of("mask_schedule").mutations
 
 
 def test_what_waits_for_a_failed_run_fails_with_its_reason(ray_session):
