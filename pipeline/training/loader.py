@@ -2,7 +2,7 @@
 
 The samples of all epochs form one endless sequence. A global batch is the next B positions of it; a worker takes
 the positions p with p % workers == its rank. Progress, masks and flips are keyed by position, so nothing changes
-with the number of workers. Blocks of the cache are decoded by a thread ahead of their use and kept in memory up
+with the number of workers. Blocks of the cache are decoded by threads ahead of their use and kept in memory up
 to a bound: a small cache is read once, a large one streams.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
@@ -20,14 +19,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from preprocessing.cache import PatchBatch, PatchCache, unpack_real
+from pipeline.training.block_memory import BlockMemory
+from preprocessing.cache import PatchCache, unpack_real
 from preprocessing.settings import Settings
 
 _DRAW = 1  # stream of the epoch's draw; the order uses seed and epoch alone
 
 
 class LoaderSettings(Settings):
-    """Memory and order of the reading; both are part of the seed's contract: the order depends on them."""
+    """Memory, order and speed of the reading; the first two decide the order, and belong to the seed's contract."""
 
     memory_mb: int = Field(2048, ge=1, description="Decoded patches that one worker may hold in memory, in MiB.")
     streams: int = Field(
@@ -36,6 +36,7 @@ class LoaderSettings(Settings):
         description="Parts into which an epoch's blocks are dealt; workers that divide this number share no block.",
     )
     prefetch: int = Field(2, ge=1, description="Batches prepared ahead of the training step.")
+    readers: int = Field(4, ge=1, description="Blocks that a worker reads and decodes at the same time.")
 
 
 def epoch_order(blocks: np.ndarray, seed: int, epoch: int, streams: int, window: int) -> np.ndarray:
@@ -87,27 +88,6 @@ class Batch:
     scores: Tensor | None
 
 
-class BlockMemory:
-    """Decoded blocks, the least recently used dropped first when the bound is passed."""
-
-    def __init__(self, cache: PatchCache, limit_bytes: int) -> None:
-        self._cache, self._limit = cache, limit_bytes
-        self._held: OrderedDict[int, PatchBatch] = OrderedDict()
-        self._bytes = 0
-
-    def block(self, number: int) -> PatchBatch:
-        """The block, from memory or from the cache."""
-        if number in self._held:
-            self._held.move_to_end(number)
-            return self._held[number]
-        block = self._cache.read_block(number)
-        self._held[number] = block
-        self._bytes += _size(block)
-        while self._bytes > self._limit and len(self._held) > 1:
-            self._bytes -= _size(self._held.popitem(last=False)[1])
-        return block
-
-
 def rows_of(batch: Batch, rows: Tensor) -> Batch:
     """The given rows (int64 or bool on the device) of a batch."""
     taken = {f.name: getattr(batch, f.name) for f in fields(batch)}
@@ -153,7 +133,7 @@ class PatchLoader:
         self._device, self.scores = torch.device(device), scores
         self._block = cache.samples["block"].to_numpy()
         self._row = cache.samples["row"].to_numpy()
-        self._memory = BlockMemory(cache, settings.memory_mb * 2**20)
+        self._memory = BlockMemory(cache, settings.memory_mb * 2**20, settings.readers)
         self._orders: dict[int, np.ndarray] = {}
         self.waited = 0.0
 
@@ -240,7 +220,10 @@ class PatchLoader:
         return self._orders[epoch]
 
     def _collate(self, positions: np.ndarray, sample: np.ndarray) -> Batch:
-        parts = [(self._memory.block(int(self._block[s])), int(self._row[s])) for s in sample]
+        blocks = self._memory.blocks(self._block[sample])
+        parts = [
+            (blocks[int(block)], int(row)) for block, row in zip(self._block[sample], self._row[sample], strict=True)
+        ]
 
         def move(values: np.ndarray) -> Tensor:
             tensor = torch.from_numpy(values)
@@ -262,7 +245,3 @@ class PatchLoader:
             labelled=stack("labelled"),
             scores=None if self.scores is None else move(np.asarray(self.scores[sample], np.float32)),
         )
-
-
-def _size(block: PatchBatch) -> int:
-    return block.patches.nbytes + block.label.nbytes + block.valid.nbytes
