@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -18,12 +19,15 @@ from upath import UPath
 from preprocessing.cache import (
     CASES_FILE,
     INPUTS_FILE,
+    LOOKS,
     MANIFEST,
     REJECTED_FILE,
+    SAMPLES_FILE,
     PatchCache,
     check_version,
     read_manifest,
     read_table,
+    samples_of,
 )
 from preprocessing.cache_settings import CacheSettings
 from preprocessing.case import Case, Rejection
@@ -121,6 +125,7 @@ def build_cache(
             write_table(root / REJECTED_FILE, pa.Table.from_pylist([asdict(r) for r in left_out], REJECTED))
             refuse_many(left_out, manifest, settings)
             write_table(root / CASES_FILE, kept)
+            write_table(root / SAMPLES_FILE, samples_of(cache_dir, [r.file for r in reports if sum(r.row_groups)]))
             write_table(root / INPUTS_FILE, inputs)
             check_owner(lock_file, lock.token)
             write_text(root / MANIFEST, json.dumps(manifest, indent=1))
@@ -193,7 +198,9 @@ def refuse_many(rejected: Sequence[Rejection], manifest: dict[str, Any], setting
 
 def _run(shards: Sequence[Shard], needed: int, progress: Progress | None) -> list[ShardReport]:
     """Write the shards that do not stand yet, in parallel; the reports of all, in order."""
-    reports = {shard.file: report for shard in shards if (report := standing(shard)) is not None}
+    with ThreadPoolExecutor(LOOKS) as pool:
+        found = pool.map(standing, shards)
+        reports = {shard.file: report for shard, report in zip(shards, found, strict=True) if report is not None}
     missing = [shard for shard in shards if shard.file not in reports]
     sizes = {shard.file: len(shard.cases) for shard in shards}
 

@@ -19,15 +19,17 @@ from upath import UPath
 from preprocessing.errors import RunError
 from preprocessing.geometry.patchify import grid_of
 from preprocessing.object_store import fresh, is_local, open_parts, reaching, read_text
-from preprocessing.schema import SCHEMA_VERSION
+from preprocessing.schema import SAMPLES, SCHEMA_VERSION
 
-MANIFEST, CASES_FILE, REJECTED_FILE, INPUTS_FILE = (
+MANIFEST, CASES_FILE, SAMPLES_FILE, REJECTED_FILE, INPUTS_FILE = (
     "manifest.json",
     "cases.parquet",
+    "samples.parquet",
     "rejected.parquet",
     "inputs.parquet",
 )
 FINGERPRINT_KEY = b"fingerprint"
+LOOKS = 16  # at a time: a store answers each question slowly, but many at once
 CANDIDATE = 128  # least `valid` of a patch that may be masked and ranked: at most half of it is padding
 
 
@@ -122,10 +124,7 @@ class PatchCache:
     @cached_property
     def samples(self) -> pd.DataFrame:
         """One row a sample: sample (number in its case), case, lesion (pixels), block, row (in the block), labelled."""
-        files = [UPath(self.root) / shard["file"] for shard in self.manifest["shards"] if shard["rows"]]
-        with ThreadPoolExecutor(8) as pool:  # a store answers many questions at a time, but each one slowly
-            parts = pool.map(lambda file: read_table(file, ["sample", "case", "lesion"]).to_pandas(), files)
-            table = pd.concat(list(parts), ignore_index=True)
+        table = read_table(UPath(self.root) / SAMPLES_FILE).to_pandas()
         rows = np.array([block.rows for block in self.blocks])
         table["block"] = np.repeat(np.arange(len(rows)), rows)
         table["row"] = np.arange(len(table)) - self._starts[table["block"]]
@@ -213,6 +212,13 @@ class PatchCache:
 def unpack_real(packed: np.ndarray, tokens: int, pixels: int) -> np.ndarray:
     """bool [B, N, P] from `PatchBatch.real`, for N tokens of P pixels."""
     return np.unpackbits(packed, axis=1, count=tokens * pixels).reshape(len(packed), tokens, pixels).view(bool)
+
+
+def samples_of(root: str, files: Sequence[str]) -> pa.Table:
+    """`schema.SAMPLES`, from the shards themselves."""
+    with ThreadPoolExecutor(LOOKS) as pool:
+        parts = pool.map(lambda file: read_table(UPath(root) / file, SAMPLES.names), files)
+        return pa.concat_tables([SAMPLES.empty_table(), *(part.cast(SAMPLES) for part in parts)])
 
 
 def read_manifest(uri: str) -> dict[str, Any] | None:

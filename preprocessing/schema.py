@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 def patch_schema(dims: int) -> pa.Schema:
@@ -32,6 +32,9 @@ def patch_schema(dims: int) -> pa.Schema:
         ]
     )
 
+
+# of every row of every shard, in order: opening a cache must not take a look into each of thousands of shards
+SAMPLES = pa.schema([("sample", pa.int32()), ("case", pa.string()), ("lesion", pa.int32())])
 
 CASES = pa.schema(
     [

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline.configuration.overrides import with_fields
 from pipeline.pretrain import PretrainTask
-from preprocessing.cache import CASES_FILE, FINGERPRINT_KEY, MANIFEST, PatchCache
+from preprocessing.cache import CASES_FILE, FINGERPRINT_KEY, MANIFEST, SAMPLES_FILE, PatchCache, samples_of
 from preprocessing.splits import Splits
 
 
@@ -44,6 +44,7 @@ def enlarged(task: PretrainTask, folder: str, memory_mb: int, times: float) -> P
         written.append({"file": file, "rows": table.num_rows, "row_groups": groups})
         names += cases
     pd.DataFrame({"case": names, "labelled": True}).to_parquet(f"{folder}/{CASES_FILE}")
+    pq.write_table(samples_of(folder, [shard["file"] for shard in written]), f"{folder}/{SAMPLES_FILE}")
     manifest = cache.manifest | {"shards": written, "samples": len(names), "cases": len(names)}
     (Path(folder) / MANIFEST).write_text(json.dumps(manifest))
     table = pd.DataFrame({"case": names, "group": names, "split": "train", "labelled_used": True})

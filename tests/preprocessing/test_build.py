@@ -7,6 +7,8 @@ import pickle
 import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -119,9 +121,21 @@ def test_the_same_inputs_reuse_the_cache(copies):
     assert "up to date" in said[0]
     assert shards(where) == before
     assert sorted(p.name for p in where.iterdir() if not p.name.startswith("patches")) == [
-        "cases.parquet", "hashes.json", "inputs.parquet", "manifest.json", "rejected.parquet",
+        "cases.parquet", "hashes.json", "inputs.parquet", "manifest.json", "rejected.parquet", "samples.parquet",
     ]  # fmt: skip
     assert cache.fingerprint == PatchCache.open(str(where)).fingerprint
+
+
+def test_a_cache_is_opened_without_a_look_into_its_shards(copies):
+    root, where = copies
+    cache, _ = build(root, where)
+    names = [shard["file"] for shard in cache.manifest["shards"] if shard["rows"]]
+    whole = pa.concat_tables([pq.read_table(where / name) for name in names]).select(["sample", "case", "lesion"])
+    for name in names:
+        (where / name).unlink()
+    samples = PatchCache.open(str(where)).samples
+    assert samples[["sample", "case", "lesion"]].to_dict("list") == whole.to_pydict()
+    assert samples.groupby("block").size().tolist() == [block.rows for block in cache.blocks]
 
 
 def test_touching_or_moving_the_files_changes_no_patch(copies, tmp_path):

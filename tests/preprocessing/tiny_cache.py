@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from preprocessing.cache import CASES_FILE, FINGERPRINT_KEY, MANIFEST, PatchCache
+from preprocessing.cache import CASES_FILE, FINGERPRINT_KEY, MANIFEST, SAMPLES_FILE, PatchCache, samples_of
 from preprocessing.geometry.patchify import patchify
 from preprocessing.schema import CASES, SCHEMA_VERSION, patch_schema
 
@@ -58,6 +58,7 @@ def write_cache(
     known = {"labelled": True, "images": images_json}
     cases = [dict.fromkeys(CASES.names) | {"case": n, "group": n} | known for n in names]
     pq.write_table(pa.Table.from_pylist(cases, CASES), root / CASES_FILE)
+    pq.write_table(samples_of(str(root), ["patches-00000.parquet"]), root / SAMPLES_FILE)
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "fingerprint": fingerprint,
