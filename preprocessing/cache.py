@@ -124,13 +124,19 @@ class PatchCache:
     @cached_property
     def samples(self) -> pd.DataFrame:
         """One row a sample: sample (number in its case), case, lesion (pixels), block, row (in the block), labelled."""
-        table = read_table(UPath(self.root) / SAMPLES_FILE).to_pandas()
+        table = read_table(UPath(self.root) / SAMPLES_FILE, ["sample", "case", "lesion"]).to_pandas()
         rows = np.array([block.rows for block in self.blocks])
         table["block"] = np.repeat(np.arange(len(rows)), rows)
         table["row"] = np.arange(len(table)) - self._starts[table["block"]]
         labelled = self.cases.set_index("case")["labelled"]
         table["labelled"] = table["case"].map(labelled).astype(bool)
         return table
+
+    @cached_property
+    def frames(self) -> np.ndarray:
+        """int32 [S, 2d]: see `PatchBatch.frame`."""
+        column = read_table(UPath(self.root) / SAMPLES_FILE, ["frame"])["frame"].combine_chunks()
+        return column.flatten().to_numpy().reshape(len(column), 2 * self.dims)
 
     @cached_property
     def modalities(self) -> tuple[str, ...]:
@@ -215,10 +221,9 @@ def unpack_real(packed: np.ndarray, tokens: int, pixels: int) -> np.ndarray:
 
 
 def samples_of(root: str, files: Sequence[str]) -> pa.Table:
-    """`schema.SAMPLES`, from the shards themselves."""
+    """The columns `schema.SAMPLES` of all rows of the shards, one at least."""
     with ThreadPoolExecutor(LOOKS) as pool:
-        parts = pool.map(lambda file: read_table(UPath(root) / file, SAMPLES.names), files)
-        return pa.concat_tables([SAMPLES.empty_table(), *(part.cast(SAMPLES) for part in parts)])
+        return pa.concat_tables(pool.map(lambda file: read_table(UPath(root) / file, list(SAMPLES)), files))
 
 
 def read_manifest(uri: str) -> dict[str, Any] | None:

@@ -33,8 +33,8 @@ def patch_schema(dims: int) -> pa.Schema:
     )
 
 
-# of every row of every shard, in order: opening a cache must not take a look into each of thousands of shards
-SAMPLES = pa.schema([("sample", pa.int32()), ("case", pa.string()), ("lesion", pa.int32())])
+# the table of samples, in the order of the shards: a cache is opened without a look into each of thousands of them
+SAMPLES = ("sample", "case", "lesion", "frame")
 
 CASES = pa.schema(
     [

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from preprocessing.cache import PatchCache, read_table
+from preprocessing.cache import PatchCache
 from preprocessing.selection.hitrate import candidates
 from preprocessing.selection.mosaic import Mosaic
 from preprocessing.storage import replacing
@@ -54,12 +54,9 @@ def volumes_of(cache: PatchCache) -> tuple[tuple[np.ndarray, Mosaic], ...]:
     """`FeatureTable.volumes` of a cache."""
     if cache.dims != 3:
         return ()
-    shards = [UPath(cache.root) / shard["file"] for shard in cache.manifest["shards"] if shard["rows"]]
-    frames = np.array(
-        [frame for file in shards for frame in read_table(file, ["frame"])["frame"].to_pylist()], np.int32
-    )
-    crops = [np.flatnonzero(cache.case_numbers == case) for case in np.unique(cache.case_numbers)]
-    return tuple((samples, Mosaic(frames[samples], cache.grid, cache.patch)) for samples in crops)
+    order = np.argsort(cache.case_numbers, kind="stable")
+    crops = np.split(order, np.flatnonzero(np.diff(cache.case_numbers[order])) + 1)
+    return tuple((samples, Mosaic(cache.frames[samples], cache.grid, cache.patch)) for samples in crops)
 
 
 def write_features(path: UPath, table: FeatureTable) -> None:

@@ -130,12 +130,14 @@ def test_a_cache_is_opened_without_a_look_into_its_shards(copies):
     root, where = copies
     cache, _ = build(root, where)
     names = [shard["file"] for shard in cache.manifest["shards"] if shard["rows"]]
-    whole = pa.concat_tables([pq.read_table(where / name) for name in names]).select(["sample", "case", "lesion"])
+    whole = pa.concat_tables([pq.read_table(where / name) for name in names])
     for name in names:
         (where / name).unlink()
-    samples = PatchCache.open(str(where)).samples
-    assert samples[["sample", "case", "lesion"]].to_dict("list") == whole.to_pydict()
-    assert samples.groupby("block").size().tolist() == [block.rows for block in cache.blocks]
+    again = PatchCache.open(str(where))
+    columns = ["sample", "case", "lesion"]
+    assert again.samples[columns].to_dict("list") == whole.select(columns).to_pydict()
+    assert again.frames.tolist() == whole["frame"].to_pylist()
+    assert again.samples.groupby("block").size().tolist() == [block.rows for block in cache.blocks]
 
 
 def test_touching_or_moving_the_files_changes_no_patch(copies, tmp_path):
