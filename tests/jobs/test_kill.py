@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+from upath import UPath
 
 from pipeline.training.history import read_history
 from tests.tiny import FIELDS
@@ -90,7 +91,7 @@ def test_a_killed_run_ends_like_an_undisturbed_one(stage, undisturbed, tmp_path)
     assert (run / "search" / "best.yaml").read_text() == (undisturbed / "search" / "best.yaml").read_text()
     for trained in ("pretrain", "finetune"):
         got, expected = (
-            [{k: v for k, v in record.items() if k not in TIMES} for record in read_history(root / trained)]
+            [{k: v for k, v in record.items() if k not in TIMES} for record in read_history(UPath(root) / trained)]
             for root in (run, undisturbed)
         )
         assert [r["samples_seen"] for r in got] == [r["samples_seen"] for r in expected]
