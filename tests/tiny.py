@@ -39,6 +39,7 @@ FIELDS: dict[str, Any] = {
     "finetune.batch": 4,
     "finetune.validate_every": 1,
     "resources.cpus_per_worker": 1,
+    "resources.precision": "fp32",  # the same sums on every processor, whether it has bf16 or not
 }
 
 

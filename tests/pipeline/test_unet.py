@@ -86,7 +86,7 @@ def test_prediction_of_an_image_is_that_of_the_model_in_memory(tmp_path: Path) -
     torch.manual_seed(1)
     model = chosen.build().eval()
     save_segmenter(UPath(tmp_path / "segmenter"), model.state_dict(), chosen)
-    predictor = Predictor(tmp_path / "segmenter", InferenceSettings(mirror=False))
+    predictor = Predictor(tmp_path / "segmenter", InferenceSettings(mirror=False), precision="fp32")
     (found,) = predictor.segment([scan(tmp_path, "a", (32, 32), np.s_[4:20, 8:30])], "canvas")
     assert isinstance(found, Segmented)
     image = torch.from_numpy(found.image[None]).half().float()
