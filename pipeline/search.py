@@ -7,7 +7,7 @@ with fresh seeds before one is chosen, since a single training's figure is noisy
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -113,7 +113,7 @@ def search(task: Task, study: Study[Task], space: Space) -> Choice:
     )
     if settings.scheduler == "pbt":
         trials = [replace(trial, fields=_as_piecewise(trial) if trial.trail else trial.fields) for trial in trials]
-    best = sorted(trials, key=lambda trial: -trial.dsc)[: settings.finalists]
+    best = _ranked(trials)[: settings.finalists]
     if settings.repeats == 0 or len(best) == 1:
         return Choice(best[0].fields, _table(trials))
     candidates = [trial.fields for trial in best]
@@ -135,6 +135,11 @@ class _Trial:
     epochs: int
     fields: dict[str, Any]
     trail: Sequence[tuple[float, float, float]] = ()
+
+
+def _ranked(trials: Iterable[_Trial]) -> list[_Trial]:
+    """The best first; among equals by name, since a search that goes on lists its trials in another order."""
+    return sorted(trials, key=lambda trial: (-trial.dsc, trial.name))
 
 
 def _momentary(task: Task) -> Task:
@@ -258,6 +263,6 @@ def _mean(values: Sequence[float]) -> float:
 def _table(trials: Sequence[_Trial]) -> pd.DataFrame:
     rows = [
         {"trial": t.name, "stage": t.stage, "seed": t.seed, "dsc": t.dsc, "epochs": t.epochs, **t.fields}
-        for t in trials
+        for t in _ranked(trials)
     ]
-    return pd.DataFrame(rows).sort_values("dsc", ascending=False, ignore_index=True)
+    return pd.DataFrame(rows)

@@ -1,3 +1,5 @@
+from itertools import permutations
+
 import pandas as pd
 import pytest
 from ray import tune
@@ -5,7 +7,7 @@ from ray import tune
 from pipeline.configuration.overrides import with_fields
 from pipeline.finetune import FinetuneTask
 from pipeline.pretrain import PretrainTask, selection_key
-from pipeline.search import Space, finetune_study, schedule_study, search
+from pipeline.search import Space, _ranked, _table, _Trial, finetune_study, schedule_study, search
 from tune_spaces import SPACES, choices
 
 
@@ -42,6 +44,14 @@ def test_choices_are_all_combinations_under_a_prefix():
         {"a.x": 2, "a.y": "q"},
     ]
     assert list(choices({}, "a.")) == [{}]
+
+
+def test_equal_trials_are_ranked_by_name_in_whatever_order_they_come():
+    trials = [_Trial(f"search_{n:05}", "search", 0, dsc, 8, {}) for n, dsc in enumerate((0.2, 0.4, 0.4, 0.1, 0.4))]
+    wanted = ["search_00001", "search_00002", "search_00004", "search_00000", "search_00003"]
+    for order in permutations(trials):
+        assert [trial.name for trial in _ranked(order)] == wanted
+    assert _table(trials[::-1])["trial"].tolist() == wanted
 
 
 def test_the_best_schedule_wins_and_an_interrupted_search_is_resumed(tiny, tmp_path, ray_session):
