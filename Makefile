@@ -6,6 +6,8 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # the first interpreter that is new enough; PYTHON=... chooses another
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
+# Ray starts many processes; without compiled files (some containers forbid them) each would compile its imports again
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup demo test test-all bench chaos check
 

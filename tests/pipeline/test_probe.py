@@ -43,6 +43,14 @@ def test_tokens_that_know_nothing_reach_no_more_than_the_whole_image(cache):
     assert probe_for(cache).dsc(Features(torch.randn(30, cache.tokens, 16))) < everything + 0.05
 
 
+def test_a_rare_lesion_is_found_although_the_regression_stays_near_zero(cache):
+    """One pixel of each image is lesion; the tokens leave 13 of the 16 patches in question, of which it is in one."""
+    cache.whole.label[:] = 0
+    cache.whole.label[np.arange(30), np.arange(30) % 13, 5] = 1
+    tokens = (torch.arange(cache.tokens) < 13).float().expand(30, -1)[..., None]
+    assert probe_for(cache).dsc(Features(tokens)) == pytest.approx(2 / (1 + 13))
+
+
 def test_a_group_is_held_out_as_a_whole(cache):
     """Tokens that only name their case let a fit find it again, but not when the whole group is held out."""
     names = torch.nn.functional.one_hot(torch.arange(30) // 2, 15).float()
