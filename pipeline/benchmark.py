@@ -11,6 +11,7 @@ import ray
 from upath import UPath
 
 from pipeline.benchmark_cells import Cell, cells, equal_compute
+from pipeline.benchmark_included import read_included, write_settings
 from pipeline.benchmark_results import ROW, Results, scores_of
 from pipeline.methods import Shape
 from pipeline.report.comparison import markdown, planned, summary
@@ -38,12 +39,12 @@ def benchmark(config: Any, prepare: Job, run_cell: Job, pretrain_cell: Job) -> p
         one row a cell: arm, seed, fold, labels, metrics, samples seen, share of visible patches, FLOPs, seconds.
 
     Raises:
-        ConfigError: an arm's settings are no valid ones, or a table to be included is not there.
+        ConfigError: an arm's settings are no valid ones, or a table to be included is not there or another one.
         RunError: a cell failed; the others were finished first.
     """
     task = ray.remote(num_cpus=0, max_retries=0)(_run)  # its training asks for what it needs
     every = cells(config)
-    others = [Results.read(folder) for folder in config.benchmark.include]
+    others = read_included(config)
     prepare(every[0].config)
     cache = PatchCache.open(every[0].config.cache.dir)
     shape = Shape.of(cache)
@@ -102,6 +103,7 @@ def _write(results: Results, others: Sequence[Results], config: Any, tested: Seq
     root, whole = UPath(config.run.dir), results.with_others(others)
     lines = summary(whole.rows, whole.scores, config.benchmark, tested)
     whole.write(root)
+    write_settings(config, root)
     write_text(root / "table.md", markdown(lines))
     write_page(root, whole.rows, lines, planned(config.benchmark, whole.scores, tested))
     return lines

@@ -66,7 +66,8 @@ class BenchmarkSettings(Settings):
     )
     include: tuple[str, ...] = Field(
         (),
-        description="Folders of tables that were made elsewhere, or before: their table.csv and scores.csv count too.",
+        description="Folders of tables that were made elsewhere, or before, with the same settings: their table.csv "
+        "and scores.csv count too, as far as their settings.json agrees.",
     )
 
     @field_validator("label_fractions")

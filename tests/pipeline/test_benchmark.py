@@ -201,6 +201,26 @@ def test_a_table_made_in_two_places_is_the_table_made_in_one(tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("without_cluster")
+def test_a_table_made_with_other_settings_is_refused_beside_all_that_are_missing(tmp_path: Path) -> None:
+    arms = {"benchmark__arms": ("scratch", "unet"), "benchmark__reference": "scratch"}
+    module.benchmark(config(tmp_path / "old", **arms), lambda _: None, lambda cell: finished(cell, 0.0), None)
+    places = {"data__root": "elsewhere", "resources__workers": 2, "benchmark__seeds": (1, 2), "data__layout": "hecktor"}
+    other = {"finetune__epochs": 17, "benchmark__fields": {"unet": {"finetune.lr": 0.5}, "new": {"finetune.lr": 0.5}}}
+    include = (str(tmp_path / "nowhere"), str(tmp_path / "old"))
+    with pytest.raises(ConfigError) as raised:
+        module.benchmark(
+            config(tmp_path / "x", benchmark__include=include, **arms, **places, **other), None, None, None
+        )
+    missing, differing = raised.value.mistakes
+    assert "nowhere: there is no table.csv" in missing
+    own = config("runs/x").finetune.epochs
+    assert "data.layout" in differing
+    assert f"finetune.epochs = {own} (here 17)" in differing
+    assert 'benchmark.fields.unet = [["pretrain.method", "scratch"], ["segmenter.kind", "unet"]] (here' in differing
+    assert differing.count(" = ") == 1 + 3  # include itself, and nothing of places and machines
+
+
+@pytest.mark.usefixtures("without_cluster")
 def test_a_cell_of_this_table_stands_before_that_of_an_included_one(tmp_path: Path) -> None:
     chosen = {"benchmark__arms": ("scratch",), "benchmark__reference": "scratch"}
     for name, better in (("old", 0.0), ("new", 0.3)):
