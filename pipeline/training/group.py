@@ -115,7 +115,8 @@ def device_for_inference() -> torch.device:
 def _work(config: dict[str, Any]) -> None:
     group: GroupTask[Any] = config["group"]
     torch.set_num_threads(group.threads)
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # a job's log would get every report in full
+    # a job's log would get every report in full, from a logger of Ray's that is no child of "ray.train"
+    logging.getLogger().setLevel(logging.WARNING)
     if not fresh(UPath(group.lock)).exists():
         raise RunError(
             f"{group.lock} is not there on the machine {socket.gethostname()}: run.dir must be a folder that all "

@@ -1,9 +1,10 @@
 """What more cores and workers bring, and what Ray costs: `python -m tests.benchmarks.scaling --work SCRATCH`.
 
 Every measurement is a process of its own, so that none warms another up. Training: the same pretraining in one process
-without Ray (1 and 2 threads) and in Ray Train groups (1 worker with 1 and 2 cores, 2 workers with a core each), as
-samples a second over all epochs but the first. Start: seconds from the process's start to the end of the first step,
-with what they went into. Preprocessing: cases a minute of PET/CT phantoms with 1 and 2 cores, Ray already up.
+without Ray (1 and 2 threads), in two that know nothing of each other, and in Ray Train groups (1 worker with 1 and 2
+cores, 2 workers with a core each), as samples a second over all epochs but the first. Start: seconds from the
+process's start to the end of the first step, with what they went into. Preprocessing: cases a minute of PET/CT
+phantoms with 1 and 2 cores, Ray and its workers already up.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ FIELDS = {  # the model of configs/busi.yaml, profile small
     "decoder.width": 64,
     "decoder.depth": 1,
     "decoder.heads": 2,
-    "pretrain.batch": 32,
     "pretrain.epochs": 7,
     "pretrain.probe_every": 0,
     "pretrain.noise_every": 0,
     "pretrain.pictures": 0,
     "pretrain.checkpoint_every": 7,
 }
-PHANTOMS, VOLUMES = 120, 32
+BATCH = 32
+PHANTOMS, VOLUMES = 120, 96
 WAYS = {  # name -> (Ray, workers, cores of each)
     "one process without Ray, 1 thread": (False, 1, 1),
     "one process without Ray, 2 threads": (False, 1, 2),
@@ -47,10 +48,13 @@ WAYS = {  # name -> (Ray, workers, cores of each)
 
 
 def timed_loop(task: Any, session: Any) -> None:
-    """The pretraining, with the moments of its beginning and of its first step's end left in the task's folder."""
+    """The pretraining, with the moments of its process's start, of its own and of its first step's end left in the
+    task's folder."""
+    import psutil
+
     from pipeline.pretrain import Pretraining
 
-    moments = {"loop": time.time()}
+    moments = {"worker": psutil.Process().create_time(), "loop": time.time()}
     training = Pretraining(task, session)
     step = training._step
 
@@ -65,7 +69,7 @@ def timed_loop(task: Any, session: Any) -> None:
     training.run()
 
 
-def train(work: Path, ray: bool, workers: int, cores: int) -> dict[str, float]:
+def train(work: Path, batch: int, ray: bool, workers: int, cores: int) -> dict[str, float]:
     """One way to train; moments are seconds since the process began."""
     import psutil
 
@@ -86,7 +90,8 @@ def train(work: Path, ray: bool, workers: int, cores: int) -> dict[str, float]:
         moments = {"imports": time.time()}
         tiny = make_tiny(work / "tiny", PHANTOMS, fields=FIELDS)  # made before: it checks its files
         moments["cache"] = time.time()
-        task = tiny.task(work / "run", resources__workers=workers, resources__cpus_per_worker=cores)
+        fields = {"resources__workers": workers, "resources__cpus_per_worker": cores, "pretrain__batch": batch}
+        task = tiny.task(work / "run", **fields)
         make(task)
         moments |= json.loads((work / "run" / "moments.json").read_text())
         speeds = [record["samples_per_second"] for record in read_history(UPath(work / "run"))[1:]]
@@ -118,7 +123,7 @@ def preprocess(work: Path, cores: int) -> dict[str, float]:
     settings = CacheSettings(size=(128, 128), patch=(8, 8), spacing=(3, 1, 1), foreground="ct", extent="common")
     cases, rejected = load_cases(data)
     with joined("local", cores):
-        build_cache(cases[:4], [], data, settings, str(work / "warm"), log=lambda line: None)  # starts the workers
+        build_cache(cases, [], data, settings, str(work / "warm"), log=lambda line: None)  # starts all workers
         shutil.rmtree(work / "warm")
         began = time.time()
         build_cache(cases, rejected, data, settings, str(work / "volume_cache"), log=lambda line: None)
@@ -130,17 +135,35 @@ def preprocess(work: Path, cores: int) -> dict[str, float]:
 def measure(work: Path, *words: str) -> dict[str, float]:
     """One measurement in a process of its own."""
     command = [sys.executable, "-m", "tests.benchmarks.scaling", "--work", str(work), "--only", *words]
-    cores = words[-1]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": cores}
-    )
+    # a training's threads; preprocessing has a thread for each of Ray's tasks, whatever the cores
+    threads = words[-1] if words[0] == "train" else "1"
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=_threads(threads))
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def _threads(number: str) -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": number}
+
+
+def together(work: Path, batch: int) -> float:
+    """Samples a second of two processes of one thread that know nothing of each other: what the machine has to give."""
+    places = [work, work / "beside"]
+    if not places[1].exists():
+        measure(places[1], "train", "1", "1", "2")  # makes its phantoms and cache
+    command = [sys.executable, "-m", "tests.benchmarks.scaling", "--batch", str(batch)]
+    command += ["--only", "train", "0", "1", "1", "--work"]
+    running = [
+        subprocess.Popen([*command, str(place)], stdout=subprocess.PIPE, text=True, env=_threads("1"))
+        for place in places
+    ]
+    return sum(json.loads(process.communicate()[0].splitlines()[-1])["speed"] for process in running)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="scratch folder; removed scans are made again")
     parser.add_argument("--rounds", type=int, default=3, help="times that each way is measured, in turns")
+    parser.add_argument("--batch", type=int, default=BATCH, help="samples of a step")
     parser.add_argument("--only", nargs="+", help="one measurement, for the benchmark's own use")
     asked = parser.parse_args()
     work = asked.work.absolute()
@@ -149,7 +172,7 @@ def main() -> None:
         kind, *numbers = asked.only
         if kind == "train":
             ray, workers, cores = map(int, numbers)
-            found = train(work, bool(ray), workers, cores)
+            found = train(work, asked.batch, bool(ray), workers, cores)
         else:
             found = preprocess(work, int(numbers[0]))
         print(json.dumps(found))
@@ -159,16 +182,21 @@ def main() -> None:
         {name: measure(work, "train", str(int(ray)), str(n), str(c)) for name, (ray, n, c) in WAYS.items()}
         for _ in range(asked.rounds)
     ]
-    print("| way | samples/s (rounds) | first step after | imports | Ray up | cache checked | loop begins |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| way | samples/s (rounds) | first step after | imports | Ray up | cache checked | worker starts | it begins |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for name in WAYS:
         found = [r[name] for r in rounds]
         speeds = ", ".join(f"{f['speed']:.0f}" for f in found)
         moments = [
             f"{statistics.median(f[key] for f in found):.1f} s" if key in found[0] else ""
-            for key in ("step", "imports", "ray", "cache", "loop")
+            for key in ("step", "imports", "ray", "cache", "worker", "loop")
         ]
         print(f"| {name} | {speeds} | {' | '.join(moments)} |", flush=True)
+    for batch in (BATCH, BATCH // 2):  # half the batch is what each of two workers has of a step
+        beside = ", ".join(f"{together(work, batch):.0f}" for _ in range(asked.rounds))
+        print(f"| two processes without Ray beside each other, batches of {batch} | {beside} | | | | | | |", flush=True)
     print("\n| cores | cases a minute (rounds) |\n|---|---|")
     for cores in (1, 2):
         made = [measure(work, "preprocess", str(cores)) for _ in range(asked.rounds)]
