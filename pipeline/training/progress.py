@@ -36,11 +36,12 @@ class StageProgress:
 
     def update(self, done: int, note: str = "") -> None:
         """Say that `done` units are done; the note (a loss, a DSC) is shown beside."""
-        if done != self.done:
+        moved = done != self.done
+        if moved:
             self.done, self._moved = done, time.monotonic()
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, note=note)
-        elif done >= self.total or time.monotonic() - self._last >= self._seconds:
+        elif (moved and done >= self.total) or time.monotonic() - self._last >= self._seconds:
             self._last = time.monotonic()
             print(self._line(note), file=self._stream, flush=True)
 

@@ -93,6 +93,7 @@ def test_lines_are_rare() -> None:
     with StageProgress("cases", 50, "cases", seconds=60, stream=log) as progress:
         for _ in range(50):
             progress.advance()
+        progress.update(50)  # told again while the workers end
     assert log.getvalue().count("\n") == 1
 
 
