@@ -46,6 +46,7 @@ def benchmark(config: Any, prepare: Job, run_cell: Job, pretrain_cell: Job) -> p
     every = cells(config)
     others = read_included(config)
     prepare(every[0].config)
+    write_settings(config, UPath(config.run.dir))
     cache = PatchCache.open(every[0].config.cache.dir)
     shape = Shape.of(cache)
     if config.benchmark.equal == "compute":
@@ -103,7 +104,6 @@ def _write(results: Results, others: Sequence[Results], config: Any, tested: Seq
     root, whole = UPath(config.run.dir), results.with_others(others)
     lines = summary(whole.rows, whole.scores, config.benchmark, tested)
     whole.write(root)
-    write_settings(config, root)
     write_text(root / "table.md", markdown(lines))
     write_page(root, whole.rows, lines, planned(config.benchmark, whole.scores, tested))
     return lines

@@ -4,15 +4,14 @@ are no repetitions of each other."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from upath import UPath
 
 from pipeline.benchmark_results import Results
+from pipeline.runfolder import differing_leaves, read_json, write_json
 from preprocessing.errors import ConfigError
-from preprocessing.object_store import read_text
-from preprocessing.storage import write_text
+from preprocessing.storage import make_folder
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -28,7 +27,8 @@ LEFT_OUT = {  # where things lie and how they are stored, and what is a column o
 
 def write_settings(config: Config, root: UPath) -> None:
     """Leave the settings beside the table, for `read_included`."""
-    write_text(root / SETTINGS_FILE, json.dumps(_settings(config), indent=1))
+    make_folder(root)
+    write_json(root / SETTINGS_FILE, _settings(config))
 
 
 def read_included(config: Config) -> list[Results]:
@@ -41,14 +41,16 @@ def read_included(config: Config) -> list[Results]:
     for folder in config.benchmark.include:
         try:
             found.append(Results.read(folder))
-            other = json.loads(read_text(UPath(folder) / SETTINGS_FILE))
-        except FileNotFoundError:
-            mistakes.append(f"benchmark.include = {folder}: there is no {SETTINGS_FILE}; give the run.dir of a table")
-            continue
         except ConfigError as error:
             mistakes.append(str(error))
             continue
-        differing = list(_differing(other, own))
+        other = read_json(UPath(folder) / SETTINGS_FILE)
+        if other is None:
+            mistakes.append(f"benchmark.include = {folder}: there is no {SETTINGS_FILE}; give the run.dir of a table")
+            continue
+        # a setting or an arm that one table does not know is no difference
+        leaves = differing_leaves(other, own, shared=True)
+        differing = [f"{path} = {json.dumps(theirs)} (here {json.dumps(ours)})" for path, theirs, ours in leaves]
         if differing:
             more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
             mistakes.append(f"benchmark.include = {folder} was made with {', '.join(differing[:3])}{more}")
@@ -65,12 +67,3 @@ def _settings(config: Config) -> dict[str, Any]:
     arms = {arm: sorted(chosen.arm(arm).items()) for arm in chosen.arms}
     benchmark = {"equal": chosen.equal, "finetuning": chosen.finetuning, "fields": arms}
     return json.loads(json.dumps(settings | {"benchmark": benchmark}))
-
-
-def _differing(other: Any, own: Any, path: str = "") -> Iterator[str]:
-    """Leaves that both have and that differ; a setting or an arm that one table does not know is no difference."""
-    if isinstance(other, dict) and isinstance(own, dict):
-        for key in sorted(other.keys() & own.keys()):
-            yield from _differing(other[key], own[key], f"{path}.{key}" if path else key)
-    elif other != own:
-        yield f"{path} = {json.dumps(other)} (here {json.dumps(own)})"

@@ -131,15 +131,18 @@ class RunFolder:
         return read_json(self.root / "metrics.json") or {}
 
 
-def differences(before: Any, after: Any, path: str = "") -> list[str]:
+def differences(before: Any, after: Any) -> list[str]:
     """Each leaf that differs, as `field: old -> new`, by dotted path."""
+    return [f"{path} changed: {old} -> {new}" for path, old, new in differing_leaves(before, after)]
+
+
+def differing_leaves(before: Any, after: Any, shared: bool = False, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted path, old and new value of each leaf that differs; with `shared` only of keys that both trees have."""
     if isinstance(before, dict) and isinstance(after, dict):
-        found = []
-        for key in sorted(before.keys() | after.keys()):
-            name = f"{path}.{key}" if path else key
-            found += differences(before.get(key), after.get(key), name)
-        return found
-    return [] if before == after else [f"{path} changed: {before} -> {after}"]
+        for key in sorted(before.keys() & after.keys() if shared else before.keys() | after.keys()):
+            yield from differing_leaves(before.get(key), after.get(key), shared, f"{path}.{key}" if path else key)
+    elif before != after:
+        yield path, before, after
 
 
 def read_json(path: UPath) -> Any:
