@@ -27,6 +27,7 @@ class SegmenterSettings(Settings):
 
     stem: int = Field(8, ge=1, description="Channels of stem and decoder at full resolution; doubled at each step.")
     width: int = Field(64, ge=1, description="Most channels that any step of the stem or decoder has.")
+    convs: int = Field(1, ge=1, description="Convolutions of each step of stem and decoder.")
 
 
 class Segmenter(nn.Module):
@@ -47,18 +48,19 @@ class Segmenter(nn.Module):
         dims = len(patch)
         self.encoder, self.patch = encoder, tuple(patch)
         self.steps = strides(patch)
+        convs = settings.convs
         widths = [min(settings.stem * 2**level, settings.width) for level in range(len(self.steps) + 1)]
         conv = nn.Conv2d if dims == 2 else nn.Conv3d
-        self.stem = nn.ModuleList([_conv_block(channels, widths[0], dims)])
+        self.stem = nn.ModuleList([_conv_block(channels, widths[0], dims, convs)])
         for level, step in enumerate(self.steps):
-            self.stem.append(_conv_block(widths[level], widths[level + 1], dims, step))
+            self.stem.append(_conv_block(widths[level], widths[level + 1], dims, convs, step))
         self.bridge = conv(encoder.settings.width, widths[-1], 1)
-        self.join = _conv_block(widths[-1], widths[-1], dims)
+        self.join = _conv_block(widths[-1], widths[-1], dims, convs)
         self.narrow = nn.ModuleList()  # before enlarging: the fewer channels, the less work at high resolution
         self.climb = nn.ModuleList()
         for level in reversed(range(len(self.steps))):
             self.narrow.append(conv(widths[level + 1], widths[level], 1))
-            self.climb.append(_conv_block(widths[level], widths[level], dims))
+            self.climb.append(_conv_block(widths[level], widths[level], dims, convs))
         self.head = conv(widths[0], regions, 1)
         nn.init.constant_(cast(Tensor, self.head.bias), -2.0)  # lesions are the smaller part of an image
 
@@ -113,11 +115,18 @@ def _prime_factors(number: int) -> list[int]:
     return found
 
 
-def _conv_block(inputs: int, outputs: int, dims: int, stride: tuple[int, ...] | None = None) -> nn.Sequential:
+def _conv_block(
+    inputs: int, outputs: int, dims: int, convs: int, stride: tuple[int, ...] | None = None
+) -> nn.Sequential:
+    """Convolutions with norm and activation; the first takes the stride and changes the number of channels."""
     conv: Any = nn.Conv2d if dims == 2 else nn.Conv3d
-    stride = stride or (1,) * dims
-    return nn.Sequential(
-        conv(inputs, outputs, 3, stride=stride, padding=1, bias=False),
-        nn.GroupNorm(gcd(outputs, 8), outputs),
-        nn.GELU(),
-    )
+    layers: list[nn.Module] = []
+    for number in range(convs):
+        first = number == 0
+        step = stride if first and stride else (1,) * dims
+        layers += [
+            conv(inputs if first else outputs, outputs, 3, stride=step, padding=1, bias=False),
+            nn.GroupNorm(gcd(outputs, 8), outputs),
+            nn.GELU(),
+        ]
+    return nn.Sequential(*layers)

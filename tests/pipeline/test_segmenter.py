@@ -15,10 +15,10 @@ from pipeline.models.segmenter import Segmenter, SegmenterSettings, strides
 SMALL = EncoderSettings(width=24, depth=2, heads=2)
 
 
-def build(patch: tuple[int, ...], channels: int = 1, regions: int = 1) -> Segmenter:
+def build(patch: tuple[int, ...], channels: int = 1, regions: int = 1, convs: int = 1) -> Segmenter:
     torch.manual_seed(0)
     encoder = Encoder(SMALL, channels * math.prod(patch), len(patch))
-    return Segmenter(encoder, SegmenterSettings(stem=4, width=16), patch, channels, regions)
+    return Segmenter(encoder, SegmenterSettings(stem=4, width=16, convs=convs), patch, channels, regions)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,16 @@ def test_logits_at_every_pixel_and_gradients_everywhere(size: tuple[int, ...], p
     still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     # attention does not depend on what is added to all keys alike
     assert [name for name in still if "qkv.bias" not in name] == []
+
+
+def test_each_step_has_as_many_convolutions_as_set_and_one_stride() -> None:
+    model = build((8, 8), channels=2, convs=3)
+    for step, block in zip([(1, 1), *model.steps], model.stem, strict=True):
+        convs = [layer for layer in block if isinstance(layer, torch.nn.Conv2d)]
+        assert [conv.stride for conv in convs] == [step, (1, 1), (1, 1)]
+    assert all(sum(isinstance(x, torch.nn.Conv2d) for x in block) == 3 for block in [model.join, *model.climb])
+    image = torch.rand(1, 2, 16, 24)
+    assert model(image, torch.ones(1, 1, 16, 24, dtype=torch.bool)).shape == (1, 1, 16, 24)
 
 
 @given(st.lists(st.integers(1, 24), min_size=1, max_size=3))
