@@ -8,17 +8,19 @@ from typing import Any
 
 import pandas as pd
 import ray
+from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
 from upath import UPath
 
-from pipeline.benchmark_cells import Cell, cells, equal_compute
-from pipeline.benchmark_included import read_included, write_settings
-from pipeline.benchmark_results import ROW, Results, scores_of
+from pipeline.benchmark_cells import Cell, cells, check_compute, equal_compute
+from pipeline.benchmark_included import check_cases, read_included, write_settings
+from pipeline.benchmark_results import PLACE, Results, scores_of
+from pipeline.measure.flops import Costs
 from pipeline.methods import Shape
-from pipeline.report.comparison import markdown, planned, summary
+from pipeline.report.comparison import lacking, markdown, planned, summary
 from pipeline.report.comparison_page import write_page
 from pipeline.training.offers import groups_at_once
 from preprocessing.cache import PatchCache
-from preprocessing.errors import RunError
+from preprocessing.errors import ConfigError, RunError
 from preprocessing.splits import make_splits
 from preprocessing.storage import write_text
 
@@ -40,20 +42,20 @@ def benchmark(config: Any, prepare: Job, run_cell: Job, pretrain_cell: Job) -> p
 
     Raises:
         ConfigError: an arm's settings are no valid ones, or a table to be included is not there or another one.
-        RunError: a cell failed; the others were finished first.
+        RunError: a cell failed, also where its process was lost; the others were finished first.
     """
     task = ray.remote(num_cpus=0, max_retries=0)(_run)  # its training asks for what it needs
     every = cells(config)
     others = read_included(config)
+    check_compute(config)
     prepare(every[0].config)
-    write_settings(config, UPath(config.run.dir))
     cache = PatchCache.open(every[0].config.cache.dir)
-    shape = Shape.of(cache)
+    check_cases(config, cache.cases)
+    costs = Costs(Shape.of(cache))
     if config.benchmark.equal == "compute":
-        every = cells(config, equal_compute(config, shape))
-    tested = _test_groups(every, cache)
-    known = Results(pd.DataFrame(columns=ROW), scores_of(every)).with_others(others)
-    print(planned(config.benchmark, known.scores, tested), flush=True)
+        every = cells(config, equal_compute(config, costs))
+    table = _Table(config, every, others, cache.cases)
+    print(table.planned(table.known()), flush=True)
     started: dict[int, ray.ObjectRef] = {}
     running: dict[ray.ObjectRef, int] = {}
     ended: set[int] = set()
@@ -66,13 +68,13 @@ def benchmark(config: Any, prepare: Job, run_cell: Job, pretrain_cell: Job) -> p
             number = running.pop(ref)
             try:
                 ray.get(ref)
-            except RunError as error:
+            except (RunError, ConfigError, NodeDiedError, OutOfMemoryError, WorkerCrashedError) as error:
                 failures.append(f"{every[number]}: {getattr(error, 'cause', error)}")
                 continue
             ended.add(number)
             if every[number].counted:
-                results = Results.of([every[n] for n in sorted(ended)], shape)
-                _write(results, others, config, tested)
+                results = Results.of([every[n] for n in sorted(ended)], costs)
+                table.write(results)
                 dsc = results.rows["dsc"].iloc[sum(every[n].counted for n in ended if n < number)]
                 print(f"benchmark: {len(ended)} of {len(every)}, {every[number]}: DSC {dsc:.3f}", flush=True)
 
@@ -89,8 +91,8 @@ def benchmark(config: Any, prepare: Job, run_cell: Job, pretrain_cell: Job) -> p
     collect(0)
     if failures:
         raise RunError("some cells of the table failed:\n" + "\n".join(failures))
-    results = Results.of(every, shape)
-    print(markdown(_write(results, others, config, tested)))
+    results = Results.of(every, costs)
+    print(markdown(table.write(results)))
     print(f"benchmark: {UPath(config.run.dir) / 'benchmark.html'}")
     return results.rows
 
@@ -99,21 +101,49 @@ def _run(job: Job, cell: Any, first: Any) -> None:
     job(cell)
 
 
-def _write(results: Results, others: Sequence[Results], config: Any, tested: Sequence[str]) -> pd.DataFrame:
-    """The table's files; returns the rows that a reader sees."""
-    root, whole = UPath(config.run.dir), results.with_others(others)
-    lines = summary(whole.rows, whole.scores, config.benchmark, tested)
-    whole.write(root)
-    write_text(root / "table.md", markdown(lines))
-    write_page(root, whole.rows, lines, planned(config.benchmark, whole.scores, tested))
-    return lines
+class _Table:
+    """The table's files, which grow with every finished cell."""
+
+    def __init__(self, config: Any, every: Sequence[Cell], others: Sequence[Results], cases: pd.DataFrame) -> None:
+        self._config, self._every, self._others, self._cases = config, every, others, cases
+        self._root = UPath(config.run.dir)
+        self._tested = _test_groups(every, cases)
+
+    def known(self) -> pd.DataFrame:
+        """Scores of what was finished before, here and elsewhere, to plan by."""
+        parts = [part for part in (scores_of(self._every), *(other.scores for other in self._others)) if len(part)]
+        if not parts:
+            return scores_of([])
+        return pd.concat(parts).drop_duplicates([*PLACE, "case"])  # at the same place the earlier one stands
+
+    def planned(self, scores: pd.DataFrame) -> str:
+        """What the table can tell, in a sentence."""
+        return planned(self._config.benchmark, scores, self._groups(scores))
+
+    def write(self, results: Results) -> pd.DataFrame:
+        """Write all files; returns the rows that a reader sees."""
+        whole = results.with_others(self._others)
+        lines = summary(whole.rows, whole.scores, self._config.benchmark, self._groups(whole.scores))
+        places = set(whole.rows[PLACE].itertuples(index=False, name=None))
+        missing = [str(c) for c in self._every if c.counted and (c.arm, c.seed, c.fold, c.labels) not in places]
+        note = f"{self.planned(whole.scores)}. {lacking(missing)}"
+        write_settings(self._config, self._cases, self._root)
+        whole.write(self._root)
+        write_text(self._root / "table.md", f"{markdown(lines)}\n{note}\n")
+        write_page(self._root, whole.rows, lines, note)
+        return lines
+
+    def _groups(self, scores: pd.DataFrame) -> list[str]:
+        """The group of each case that is to be tested here, or was in an included table."""
+        found = scores[scores["dsc"].notna()]
+        return list((dict(zip(found["case"], found["group"], strict=True)) | self._tested).values())
 
 
-def _test_groups(every: Sequence[Cell], cache: PatchCache) -> list[str]:
+def _test_groups(every: Sequence[Cell], cases: pd.DataFrame) -> dict[str, str]:
     """The group of each case with a lesion that will be tested in any seed and fold."""
-    lesion = set(cache.cases.loc[cache.cases["lesion_pixels"] > 0, "case"])
+    lesion = set(cases.loc[cases["lesion_pixels"] > 0, "case"])
     groups: dict[str, str] = {}
     for cell in {(cell.seed, cell.fold): cell.config for cell in every}.values():
-        splits = make_splits(cache.cases, cell.data, cell.run.seed)
+        splits = make_splits(cases, cell.data, cell.run.seed)
         groups |= {case: splits.group(case) for case in splits.labelled("test") if case in lesion}
-    return list(groups.values())
+    return groups

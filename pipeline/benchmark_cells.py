@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from upath import UPath
 
+from pipeline.configuration.mistakes import explain
 from pipeline.configuration.overrides import with_fields
-from pipeline.measure.flops import step_cost
-from pipeline.methods import Shape
+from pipeline.measure.flops import Costs
 from preprocessing.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -109,7 +109,8 @@ def _cell(config: Config, arm: str, seed: int, fold: int, labels: float, epochs:
     except KeyError as error:
         raise ConfigError(f"benchmark.fields, {arm}: there is no setting {error.args[0]}") from None
     except ValidationError as error:
-        raise ConfigError([f"benchmark arm {arm}: {mistake['msg']}" for mistake in error.errors()]) from None
+        told = explain(error.errors(), type(config), {}).values()
+        raise ConfigError([f"benchmark arm {arm}: {mistake}" for mistake in told]) from None
 
 
 def _with_steps(cell: Config, times: float) -> Config:
@@ -121,16 +122,21 @@ def _with_steps(cell: Config, times: float) -> Config:
     return with_fields(cell, {name: max(1, round(now / times)) for name, now in zip(names, every, strict=True)})
 
 
-def equal_compute(config: Config, shape: Shape) -> dict[str, int]:
-    """Epochs of each pretrained arm whose FLOPs come nearest to the reference's, at least one.
+def check_compute(config: Config) -> None:
+    """That there is a compute to be equal to, where that is wanted.
 
     Raises:
         ConfigError: the reference is no arm of the table, or does not pretrain.
     """
-    reference, own = config.benchmark.reference, _own(config)
-    if reference not in own:
+    reference = config.benchmark.reference
+    if config.benchmark.equal == "compute" and reference not in _own(config):
         raise ConfigError(f"benchmark.equal = compute: the reference {reference} must be a pretrained arm of the table")
-    costs = {arm: step_cost(cell, shape).mean for arm, cell in own.items()}
+
+
+def equal_compute(config: Config, costs_of: Costs) -> dict[str, int]:
+    """Epochs of each pretrained arm whose FLOPs come nearest to the reference's, at least one."""
+    reference, own = config.benchmark.reference, _own(config)
+    costs = {arm: costs_of(cell).mean for arm, cell in own.items()}
     total = costs[reference] * own[reference].pretrain.epochs
     return {arm: max(1, round(total / cost)) for arm, cost in costs.items()}
 

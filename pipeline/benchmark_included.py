@@ -11,24 +11,30 @@ from upath import UPath
 from pipeline.benchmark_results import Results
 from pipeline.runfolder import differing_leaves, read_json, write_json
 from preprocessing.errors import ConfigError
+from preprocessing.fingerprint import digest_of
 from preprocessing.storage import make_folder
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from pipeline.config import Config
 
 SETTINGS_FILE = "settings.json"
-SECTIONS = {"data", "cache", "selection", "mask", "model", "decoder", "pretrain", "methods", "segmenter", "finetune"}
+SECTIONS = {"data", "cache", "loader", "selection", "mask", "model", "decoder", "pretrain", "methods"}
+SECTIONS |= {"segmenter", "finetune", "evaluate"}
 LEFT_OUT = {  # where things lie and how they are stored, and what is a column of the table
     "data": {"root", "manifest", "splits", "fold"},
     "cache": {"dir", "row_group_kb", "shard_mb", "compression"},
+    "loader": {"prefetch", "readers"},
     "finetune": {"encoder"},
+    "evaluate": {"batch", "pictures"},
 }
 
 
-def write_settings(config: Config, root: UPath) -> None:
-    """Leave the settings beside the table, for `read_included`."""
+def write_settings(config: Config, cases: pd.DataFrame, root: UPath) -> None:
+    """Leave the settings and what the cases are known by beside the table, for `read_included` and `check_cases`."""
     make_folder(root)
-    write_json(root / SETTINGS_FILE, _settings(config))
+    write_json(root / SETTINGS_FILE, _settings(config) | {"cases": _digest(config, cases)})
 
 
 def read_included(config: Config) -> list[Results]:
@@ -59,11 +65,38 @@ def read_included(config: Config) -> list[Results]:
     return found
 
 
+def check_cases(config: Config, cases: pd.DataFrame) -> None:
+    """That the tables in `benchmark.include` are of the same cases and given splits.
+
+    Args:
+        cases: `PatchCache.cases`.
+
+    Raises:
+        ConfigError: a table was made with other cases.
+    """
+    own, mistakes = _digest(config, cases), []
+    for folder in config.benchmark.include:
+        other = (read_json(UPath(folder) / SETTINGS_FILE) or {}).get("cases", own)
+        if other != own:
+            mistakes.append(f"benchmark.include = {folder} was made with other cases, labels or data.splits")
+    if mistakes:
+        raise ConfigError(mistakes)
+
+
+def _digest(config: Config, cases: pd.DataFrame) -> str:
+    columns = ["case", "group", "stratum", "lesion_pixels"]
+    known = cases[columns].astype(str).sort_values("case").to_numpy().tolist()
+    splits = UPath(config.data.splits).read_text() if config.data.splits else ""
+    return digest_of([known, splits])
+
+
 def _settings(config: Config) -> dict[str, Any]:
     """All that a figure depends on besides its seed, fold and share of labels; no paths, nothing of the machine."""
     settings = config.model_dump(mode="json", include=SECTIONS, exclude=LEFT_OUT)
     chosen = config.benchmark
     # pairs, since a field that one table alone has is a difference here
     arms = {arm: sorted(chosen.arm(arm).items()) for arm in chosen.arms}
-    benchmark = {"equal": chosen.equal, "finetuning": chosen.finetuning, "fields": arms}
+    benchmark: dict[str, Any] = {"equal": chosen.equal, "finetuning": chosen.finetuning, "fields": arms}
+    if chosen.equal == "compute":
+        benchmark["reference"] = chosen.reference
     return json.loads(json.dumps(settings | {"benchmark": benchmark}))

@@ -5,6 +5,7 @@ Both lie beside the table as CSV files, so that tables made elsewhere can be cou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,7 @@ import pandas as pd
 from upath import UPath
 
 from pipeline.benchmark_cells import Cell
-from pipeline.measure.flops import step_cost
-from pipeline.methods import Shape
+from pipeline.measure.flops import Costs
 from pipeline.report.comparison import METRICS
 from pipeline.runfolder import RunFolder
 from pipeline.training.history import read_history
@@ -42,11 +42,11 @@ class Results:
     scores: pd.DataFrame
 
     @classmethod
-    def of(cls, finished: Sequence[Cell], shape: Shape) -> Results:
-        """What the cells left in their folders."""
+    def of(cls, finished: Sequence[Cell], costs: Costs) -> Results:
+        """What the cells left in their folders; `costs` of their samples."""
         homes = {_place(cell): cell for cell in finished if cell.needs is None}
         counted = [cell for cell in finished if cell.counted]
-        rows = [_row(cell, homes.get(_place(cell), cell), shape) for cell in counted]
+        rows = [_row(cell, homes.get(_place(cell), cell), costs) for cell in counted]
         return cls(pd.DataFrame(rows, columns=ROW), scores_of(counted))
 
     @classmethod
@@ -65,6 +65,9 @@ class Results:
             if missing := sorted(set(columns) - set(table)):
                 raise ConfigError(f"benchmark.include = {folder}: {name} has no column {', '.join(missing)}")
             found.append(table[columns])
+        rows, scores = (set(table[PLACE].itertuples(index=False, name=None)) for table in found)
+        if lacking := sorted(rows - scores):
+            raise ConfigError(f"benchmark.include = {folder}: {SCORES_FILE} has no case of {lacking[0]}")
         return cls(*found)
 
     def with_others(self, others: Sequence[Results]) -> Results:
@@ -85,24 +88,27 @@ class Results:
 
     def write(self, root: UPath) -> None:
         write_text(root / TABLE_FILE, self.rows.to_csv(index=False))
-        write_text(root / SCORES_FILE, self.scores.to_csv(index=False, float_format="%.5f"))
+        write_text(
+            root / SCORES_FILE, self.scores.assign(dsc=self.scores["dsc"].astype(float).round(5)).to_csv(index=False)
+        )
 
 
 def _place(cell: Cell) -> tuple[str, int, int]:
     return cell.arm, cell.seed, cell.fold
 
 
-def _row(cell: Cell, home: Cell, shape: Shape) -> dict[str, Any]:
-    """Metrics of a cell, and what the pretraining that it starts from had cost."""
+def _row(cell: Cell, home: Cell, costs: Costs) -> dict[str, Any]:
+    """Metrics of a cell, and what the pretraining that it starts from had cost; NaN for an encoder from elsewhere."""
     own, pretrained = (RunFolder(c.config.run.dir, say=lambda _: None) for c in (cell, home))
     metrics = own.read_metrics()["segmentation"]["test"]
     records = read_history(pretrained.root / "pretrain") if home.config.pretrains else []
     shares = [1 - record["masked"] for record in records if record["masked"] is not None]
     ratios = [record["ratio"] for record in records if record["ratio"] is not None]
-    samples = records[-1]["samples_seen"] if records else 0
-    cost = step_cost(home.config, shape, float(np.mean(ratios)) if ratios else None) if records else None
+    nothing = math.nan if home.config.finetune.encoder else 0.0
+    samples = records[-1]["samples_seen"] if records else nothing
+    cost = costs(home.config, float(np.mean(ratios)) if ratios else None) if records else None
     seconds = {
-        "pretrain_seconds": (pretrained.stage_record("pretrain") or {}).get("seconds", 0.0) if records else 0.0,
+        "pretrain_seconds": (pretrained.stage_record("pretrain") or {}).get("seconds", 0.0) if records else nothing,
         "finetune_seconds": (own.stage_record("finetune") or {}).get("seconds", 0.0),
     }
     return {
@@ -113,9 +119,9 @@ def _row(cell: Cell, home: Cell, shape: Shape) -> dict[str, Any]:
         **{name: metrics[name] for name in METRICS},
         "samples_seen": samples,
         "visible": float(np.mean(shares)) if shares else None,
-        "flops_first": cost.first if cost else 0.0,
-        "flops_mean": cost.mean if cost else 0.0,
-        "pretrain_flops": cost.mean * samples if cost else 0.0,
+        "flops_first": cost.first if cost else nothing,
+        "flops_mean": cost.mean if cost else nothing,
+        "pretrain_flops": cost.mean * samples if cost else nothing,
         **seconds,
     }
 

@@ -30,6 +30,8 @@ ARMS |= {name: {"pretrain.method": name} for name in METHODS if name not in ARMS
 ARMS["amlp"] = MPS_AMS | {"methods.mps_ams.hard_patches": 1.0, "methods.mps_ams.category": 0.1}
 # the supervised anchor, from random weights
 ARMS["unet"] = {"pretrain.method": "scratch", "segmenter.kind": "unet"}
+# sections, and a field, that make the cells of a seed and fold comparable
+_SHARED = {"run", "data", "cache", "search", "benchmark", "pretrain.include_test"}
 
 
 class BenchmarkSettings(Settings):
@@ -70,6 +72,13 @@ class BenchmarkSettings(Settings):
         "and scores.csv count too, as far as their settings.json agrees.",
     )
 
+    @field_validator("arms", "seeds", "folds", "label_fractions")
+    @classmethod
+    def _once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError(f"each may be named once, not so in {list(values)}")
+        return values
+
     @field_validator("label_fractions")
     @classmethod
     def _shares(cls, fractions: tuple[float, ...]) -> tuple[float, ...]:
@@ -83,6 +92,17 @@ class BenchmarkSettings(Settings):
         unknown = [arm for arm in self.arms if arm not in known]
         if unknown:
             raise ValueError(f"there is no arm {unknown[0]!r}, there are {', '.join(known)}")
+        unused = [name for name in self.fields if name not in self.arms and name not in ARMS]
+        if unused:
+            raise ValueError(
+                f"fields: {unused[0]!r} is neither an arm of its own in benchmark.arms nor one of {', '.join(ARMS)}"
+            )
+        for name, fields in self.fields.items():
+            shared = [path for path in fields if path.split(".")[0] in _SHARED or path in _SHARED]
+            if shared:
+                raise ValueError(f"fields: {name} sets {shared[0]}, which all arms have in common")
+        if self.reference not in self.arms and not self.include:
+            raise ValueError(f"the reference {self.reference!r} is not among benchmark.arms; set benchmark.reference")
         return self
 
     def arm(self, name: str) -> dict[str, Any]:

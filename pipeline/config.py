@@ -116,7 +116,8 @@ class Config(Settings):
             raise ValueError(f"benchmark.folds = {list(chosen.folds)}: must be below data.folds ({self.data.folds})")
         if len(chosen.folds) > 1 and self.data.splits:
             raise ValueError("benchmark.folds: with data.splits every fold would be the same")
-        if len(chosen.label_fractions) > 1 and self.pretrain.patience:
+        shared = any(share != self.data.label_fraction for share in chosen.label_fractions)
+        if shared and self.pretrain.patience:
             raise ValueError(
                 f"pretrain.patience = {self.pretrain.patience} stops by a probe on labels, but one pretraining serves "
                 "all of benchmark.label_fractions; set pretrain.patience=0"

@@ -24,10 +24,10 @@ def with_fields(config: S, fields: Mapping[str, Any]) -> S:
     tree = config.model_dump()
     for path, value in fields.items():
         *sections, name = path.split(".")
-        node = tree
+        node: Any = tree
         for section in sections:
-            node = node[section]
-        if name not in node:
+            node = node.get(section) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or name not in node:
             raise KeyError(path)
         node[name] = value
     return type(config).model_validate(tree)

@@ -9,7 +9,7 @@ computed in its plain form while counting; a fused kernel does the same products
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -32,6 +32,23 @@ class StepCost:
 
     first: float
     mean: float
+
+
+class Costs:
+    """The costs of methods on samples of one shape, each counted once."""
+
+    _SECTIONS: ClassVar = {"pretrain", "methods", "model", "decoder", "mask"}
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+        self._known: dict[tuple[str, float | None], StepCost] = {}
+
+    def __call__(self, config: Config, mean_ratio: float | None = None) -> StepCost:
+        """See `step_cost`."""
+        key = config.model_dump_json(include=self._SECTIONS), mean_ratio
+        if key not in self._known:
+            self._known[key] = step_cost(config, self._shape, mean_ratio)
+        return self._known[key]
 
 
 def step_cost(config: Config, shape: Shape, mean_ratio: float | None = None) -> StepCost:

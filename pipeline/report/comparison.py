@@ -49,14 +49,17 @@ def summary(
         if (arm, labels) in pairs:
             found, cases = intervals[arm, labels], pairs[arm, labels]
             row[f"DSC less {settings.reference}"] = f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
-            row |= {"p": f"{p_values[arm, labels]:.3g}", "cases": len(cases), "seeds": part["seed"].nunique()}
+            row |= {
+                "p": f"{p_values[arm, labels]:.3g}",
+                "cases": len(cases),
+                "seeds": _seeds_of_both(scores, arm, settings.reference, labels),
+            }
             row["verdict"] = verdict(found, settings.aim, half)
-        row["samples"] = int(part["samples_seen"].mean())
+        row["samples"] = _whole(part["samples_seen"])
         row["visible"] = f"{part['visible'].mean():.2f}" if part["visible"].notna().any() else ""
         row["FLOPs a sample"] = _flops(part["flops_mean"])
         row["pretrain FLOPs"] = _flops(part["pretrain_flops"])
-        row["pretrain s"] = f"{part['pretrain_seconds'].mean():.0f}"
-        row["finetune s"] = f"{part['finetune_seconds'].mean():.0f}"
+        row["pretrain s"], row["finetune s"] = _whole(part["pretrain_seconds"]), _whole(part["finetune_seconds"])
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -75,12 +78,12 @@ def expected(settings: BenchmarkSettings, pairs: dict[Place, pd.DataFrame], test
     """Half-width of the intervals that is to be expected of the whole table; NaN where nothing is known to plan by.
 
     From `benchmark.expected_sd`, else from the differences of the runs that are finished, and the number of test cases
-    (near-duplicates as one).
+    (near-duplicates as one); arms and shares of included tables count as comparisons too.
     """
     known = [cases["difference"].var(ddof=1) for cases in pairs.values() if len(cases) > 1]
     deviation = settings.expected_sd or (math.sqrt(float(np.mean(known))) if known else math.nan)
-    arms = [arm for arm in settings.arms if arm != settings.reference]
-    number = len(arms) * max(1, len(settings.label_fractions))
+    arms = {*settings.arms, *(arm for arm, _ in pairs)} - {settings.reference}
+    number = len(arms) * max(1, len({*settings.label_fractions, *(share for _, share in pairs)}))
     return expected_half_width(deviation, independent_cases(tested), number)
 
 
@@ -94,6 +97,15 @@ def planned(settings: BenchmarkSettings, scores: pd.DataFrame, tested: Sequence[
     return f"{text}: intervals of about ±{half:.3f} DSC are expected, so that {settings.aim:g} {can} be told from zero"
 
 
+def lacking(missing: Sequence[str]) -> str:
+    """A sentence on the runs that the table still lacks, by name."""
+    if not missing:
+        return "All runs are in it."
+    more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+    are = "run is" if len(missing) == 1 else "runs are"
+    return f"{len(missing)} {are} not in it yet: {'; '.join(missing[:5])}{more}."
+
+
 def markdown(lines: pd.DataFrame) -> str:
     """The summary as a Markdown table."""
     text = lines.astype(str)
@@ -101,8 +113,20 @@ def markdown(lines: pd.DataFrame) -> str:
     return head + "".join("| " + " | ".join(row) + " |\n" for row in text.to_numpy())
 
 
+def _seeds_of_both(scores: pd.DataFrame, arm: str, reference: str, labels: float) -> int:
+    """Seeds in which both were tested on the same fold."""
+    of = scores[scores["labels"] == labels].groupby("arm")[["seed", "fold"]]
+    first, second = (set(of.get_group(name).itertuples(index=False, name=None)) for name in (arm, reference))
+    return len({seed for seed, _ in first & second})
+
+
 def _flops(values: pd.Series) -> str:
-    return f"{values.mean():.2e}" if values.mean() else "0"
+    mean = values.mean()  # NaN: an encoder from elsewhere
+    return "" if np.isnan(mean) else f"{mean:.2e}" if mean else "0"
+
+
+def _whole(values: pd.Series) -> str:
+    return "" if values.isna().all() else f"{values.mean():.0f}"
 
 
 def _spread(values: pd.Series) -> str:

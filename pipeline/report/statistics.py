@@ -28,7 +28,7 @@ BETTER, WORSE, UNDECIDED, UNDECIDABLE = "better", "worse", "undecided", "cannot 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean difference and its interval; infinite where there are too few groups to resample."""
+    """A mean difference and its interval; infinite where too few groups differ to resample."""
 
     mean: float
     low: float
@@ -79,11 +79,13 @@ def simultaneous(
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(away <= 1e-12, 0.0, away / drawn_errors)
     t = np.where(np.isnan(t), np.inf, t)  # a resample without a case of the comparison says nothing
-    known = errors > 0
+    # a comparison whose resamples often have no spread has no interval, and must not take the others' with it
+    enough = ((sizes > 0).sum(0) > 1) & (np.isinf(t).mean(0) <= (1 - confidence) / len(comparisons))
+    known = (errors > 0) & enough
     factor = np.quantile(t[:, known].max(1), confidence, method="higher") if known.any() else 0.0
-    enough = (sizes > 0).sum(0) > 1
-    widths = [float(factor * e if k else 0.0) if n else math.inf for e, k, n in zip(errors, known, enough, strict=True)]
-    return [Interval(float(m), float(m) - w, float(m) + w) for m, w in zip(means, widths, strict=True)]
+    alike = (errors == 0) & ((sizes > 0).sum(0) > 1)  # all differ by the same, mostly not at all
+    widths = np.where(known, factor * np.where(known, errors, 0.0), np.where(alike, 0.0, np.inf))
+    return [Interval(float(m), float(m - w), float(m + w)) for m, w in zip(means, widths, strict=True)]
 
 
 def _mean_and_error(counts: np.ndarray, sums: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

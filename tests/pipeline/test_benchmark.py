@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +13,8 @@ import pandas as pd
 import pytest
 
 from pipeline import benchmark as module
-from pipeline.benchmark_cells import cells, equal_compute
-from pipeline.measure.flops import step_cost
+from pipeline.benchmark_cells import cells, check_compute, equal_compute
+from pipeline.measure.flops import Costs, step_cost
 from pipeline.methods import Shape
 from preprocessing.errors import ConfigError, RunError
 from tests.pipeline.methods.samples import config_with
@@ -23,8 +24,9 @@ SHAPE = Shape(1, (32, 32), (8, 8))
 
 
 def config(folder: Path | str = "runs/x", **fields: Any) -> Any:
-    chosen = {"run__dir": str(folder), "benchmark__seeds": (0,), "benchmark__arms": ("mps_ams", "scratch")}
-    return config_with(**(chosen | fields))
+    chosen = {"run__dir": str(folder), "benchmark__seeds": (0,), "benchmark__arms": ("mps_ams", "scratch")} | fields
+    chosen.setdefault("benchmark__reference", chosen["benchmark__arms"][0])
+    return config_with(**chosen)
 
 
 def test_a_table_of_seeds_alone_lies_where_it_always_did() -> None:
@@ -66,13 +68,34 @@ def test_arms_of_ones_own_and_mistakes_in_them() -> None:
         cells(config(benchmark__fields={"scratch": {"finetune.speed": 1}}))
     with pytest.raises(ConfigError, match="give it to an arm of its own"):
         cells(config(finetune__encoder="runs/y/pretrain/encoder"))
-    with pytest.raises(ValueError, match=r"pretrain\.patience=0"):
-        config(pretrain__patience=2, benchmark__label_fractions=(0.1, 0.5))
+    with pytest.raises(ConfigError, match=r"scratch: finetune\.lr = -1: should be more than 0"):
+        cells(config(benchmark__fields={"scratch": {"finetune.lr": -1}}))
+    with pytest.raises(ConfigError, match=r"scratch: there is no setting finetune\.lr\.x"):
+        cells(config(benchmark__fields={"scratch": {"finetune.lr.x": 1}}))
+    for share in ((0.1, 0.5), (0.1,)):  # data.label_fraction is 1: its cell pretrains for the others
+        with pytest.raises(ValueError, match=r"pretrain\.patience=0"):
+            config(pretrain__patience=2, benchmark__label_fractions=share)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"benchmark__fields": {"unett": {"finetune.lr": 0.1}}}, "'unett' is neither an arm of its own"),
+        ({"benchmark__fields": {"scratch": {"data.label_fraction": 0.5}}}, "scratch sets data.label_fraction, which"),
+        ({"benchmark__fields": {"mps_ams": {"pretrain.include_test": True}}}, "sets pretrain.include_test, which"),
+        ({"benchmark__reference": "mae"}, "the reference 'mae' is not among benchmark.arms"),
+        ({"benchmark__arms": ("scratch", "scratch")}, "each may be named once"),
+        ({"benchmark__seeds": (0, 1, 0)}, "each may be named once"),
+    ],
+)
+def test_mistakes_in_what_is_compared(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        config(**fields)
 
 
 def test_equal_compute_gives_each_arm_the_references_flops() -> None:
     chosen = config(benchmark__arms=("mps_ams", "simmim", "scratch"), pretrain__epochs=100)
-    epochs = equal_compute(chosen, SHAPE)
+    epochs = equal_compute(chosen, Costs(SHAPE))
     assert epochs.keys() == {"mps_ams", "simmim"}
     found = {cell.arm: cell.config for cell in cells(chosen, epochs)}
     assert found["mps_ams"].pretrain.epochs == 100
@@ -80,7 +103,8 @@ def test_equal_compute_gives_each_arm_the_references_flops() -> None:
     assert totals[1] == pytest.approx(totals[0], rel=0.02)
     assert epochs["simmim"] < 100  # its encoder sees all patches
     with pytest.raises(ConfigError, match="must be a pretrained arm"):
-        equal_compute(config(benchmark__reference="scratch"), SHAPE)
+        check_compute(config(benchmark__equal="compute", benchmark__reference="scratch"))
+    check_compute(config(benchmark__reference="scratch"))  # nothing is to be equal
 
 
 class FakeRay:
@@ -122,7 +146,8 @@ def finished(cell: Any, better: float) -> None:
     (folder / "evaluate").mkdir(parents=True)
     splits.write(str(folder / "splits.csv"))
     tested = [case for case in splits.labelled("test") if "normal" not in case]
-    dsc = 0.5 + better + np.random.default_rng(len(str(folder))).normal(0, 0.01, len(tested))
+    chance = np.random.default_rng(zlib.crc32("/".join(folder.parts[-2:]).encode()))  # of its place in the table
+    dsc = 0.5 + better + chance.normal(0, 0.01, len(tested))
     pd.DataFrame({"case": tested, "region": "lesion", "dsc": dsc}).to_csv(folder / "evaluate" / "cases.csv")
     test = {"dsc": float(dsc.mean()), "ppv": 0.5, "sen": 0.5, "hd95": None}
     (folder / "metrics.json").write_text(json.dumps({"segmentation": {"test": test}}))
@@ -182,7 +207,7 @@ def test_a_table_made_in_two_places_is_the_table_made_in_one(tmp_path: Path) -> 
     def run(cell: Any) -> None:
         finished(cell, 0.02 * cell.run.seed)
 
-    fields = {"benchmark__arms": ("scratch", "unet"), "benchmark__reference": "scratch"}
+    fields = {"benchmark__arms": ("scratch", "unet"), "benchmark__label_fractions": (1 / 64, 1.0)}
     places = {"whole": (0, 1), "first": (0,), "second": (1,)}
     for name, seeds in places.items():
         include = (str(tmp_path / "first"),) if name == "second" else ()
@@ -192,10 +217,21 @@ def test_a_table_made_in_two_places_is_the_table_made_in_one(tmp_path: Path) -> 
     order = ["seed", "arm"]
     numbers = ["dsc", "labels", "samples_seen"]
     assert second.sort_values(order)[order].to_numpy().tolist() == whole.sort_values(order)[order].to_numpy().tolist()
-    assert len(second) == 4
+    assert len(second) == 8
+    text = {name: (tmp_path / name / "table.md").read_text() for name in places}
+    assert text["second"] == text["whole"]  # differences, intervals, verdicts and what could be expected too
+    assert "All runs are in it." in text["whole"]
+    assert "| 2 |" in text["whole"]
+    assert "nan" not in text["whole"]
     lengths = {name: len(pd.read_csv(tmp_path / name / "scores.csv")) for name in places}
     assert lengths["second"] == lengths["whole"] == 2 * lengths["first"]
     assert second[numbers].notna().all(axis=None)
+    scores = pd.read_csv(tmp_path / "first" / "scores.csv")
+    scores[scores["arm"] == "scratch"].to_csv(tmp_path / "first" / "scores.csv", index=False)
+    with pytest.raises(ConfigError, match=r"first: scores\.csv has no case of \('unet', 0, 0, 0\.015625\)"):
+        module.benchmark(
+            config(tmp_path / "x", benchmark__include=(str(tmp_path / "first"),), **fields), None, run, run
+        )
     with pytest.raises(ConfigError, match=r"benchmark\.include = .*nowhere: there is no table\.csv"):
         module.benchmark(config(tmp_path / "x", benchmark__include=(str(tmp_path / "nowhere"),)), None, run, run)
 
@@ -205,7 +241,7 @@ def test_a_table_made_with_other_settings_is_refused_beside_all_that_are_missing
     arms = {"benchmark__arms": ("scratch", "unet"), "benchmark__reference": "scratch"}
     module.benchmark(config(tmp_path / "old", **arms), lambda _: None, lambda cell: finished(cell, 0.0), None)
     places = {"data__root": "elsewhere", "resources__workers": 2, "benchmark__seeds": (1, 2), "data__layout": "hecktor"}
-    other = {"finetune__epochs": 17, "benchmark__fields": {"unet": {"finetune.lr": 0.5}, "new": {"finetune.lr": 0.5}}}
+    other = {"finetune__epochs": 17, "benchmark__fields": {"unet": {"finetune.lr": 0.5}}}
     include = (str(tmp_path / "nowhere"), str(tmp_path / "old"))
     with pytest.raises(ConfigError) as raised:
         module.benchmark(
@@ -218,6 +254,45 @@ def test_a_table_made_with_other_settings_is_refused_beside_all_that_are_missing
     assert f"finetune.epochs = {own} (here 17)" in differing
     assert 'benchmark.fields.unet = [["pretrain.method", "scratch"], ["segmenter.kind", "unet"]] (here' in differing
     assert differing.count(" = ") == 1 + 3  # include itself, and nothing of places and machines
+
+
+@pytest.mark.usefixtures("without_cluster")
+def test_a_table_of_other_cases_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arms = {"benchmark__arms": ("scratch",)}
+    module.benchmark(config(tmp_path / "old", **arms), lambda _: None, lambda cell: finished(cell, 0.0), None)
+    changed = cases_table(60)
+    changed.loc[3, "lesion_pixels"] += 1
+    cache = SimpleNamespace(cases=changed, channels=1, size=(32, 32), patch=(8, 8))
+    monkeypatch.setattr(module.PatchCache, "open", lambda _: cache)
+    chosen = config(tmp_path / "new", benchmark__include=(str(tmp_path / "old"),), **arms)
+    with pytest.raises(ConfigError, match=r"old was made with other cases, labels or data\.splits"):
+        module.benchmark(chosen, lambda _: None, lambda cell: finished(cell, 0.0), None)
+
+
+@pytest.mark.usefixtures("without_cluster")
+def test_a_half_finished_table_says_what_it_lacks_and_how_many_seeds_are_compared(tmp_path: Path) -> None:
+    def run(cell: Any) -> None:
+        if cell.run.seed and cell.segmenter.kind == "unet":
+            raise RunError("no memory")
+        finished(cell, 0.0)
+
+    chosen = config(tmp_path, benchmark__arms=("unet", "scratch"), benchmark__seeds=(0, 1, 2))
+    with pytest.raises(RunError, match="unet, seed 2"):
+        module.benchmark(chosen, lambda _: None, run, None)
+    text = (tmp_path / "table.md").read_text()
+    assert "2 runs are not in it yet: unet, seed 1, fold 0, labels 1; unet, seed 2, fold 0, labels 1." in text
+    (row,) = (line.split(" | ") for line in text.splitlines() if line.startswith("| scratch"))
+    head = text.splitlines()[0].split(" | ")
+    assert (row[head.index("n")], row[head.index("seeds")]) == ("3", "1")
+
+
+@pytest.mark.usefixtures("without_cluster")
+def test_an_encoder_from_elsewhere_is_not_called_free(tmp_path: Path) -> None:
+    fields = {"moved": {"finetune.encoder": str(tmp_path / "encoder")}}
+    chosen = config(tmp_path, benchmark__arms=("scratch", "moved"), benchmark__fields=fields)
+    found = module.benchmark(chosen, lambda _: None, lambda cell: finished(cell, 0.0), None).set_index("arm")
+    assert found.loc["scratch", "pretrain_flops"] == 0
+    assert np.isnan(found.loc["moved", ["samples_seen", "pretrain_flops", "pretrain_seconds"]].astype(float)).all()
 
 
 @pytest.mark.usefixtures("without_cluster")

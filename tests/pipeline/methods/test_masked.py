@@ -183,6 +183,9 @@ def test_hpm_masks_the_hardest_first_and_more_of_them_towards_the_end(monkeypatc
     monkeypatch.setattr(model, "difficulty", lambda _: difficulty)
     assert [model.strength(p) for p in (0.0, 0.5, 1.0)] == [0.0, 0.25, 0.5]
     order = difficulty.argsort(1, descending=True)
+    assert torch.equal(model.plan(batch, 0.75, 0.0, SEED).masked, method("mae").plan(batch, 0.75, 0.0, SEED).masked)
+    half = model.plan(batch, 0.75, 0.5, SEED).masked.gather(1, order[:, 9:])
+    assert 0.5 < float(half[:, :9].float().mean()) < 0.7  # 9 of the other 15 at random, not the next hardest
     for share, expected in ((0.0, 0), (0.25, 4), (0.5, 9), (1.0, 18)):  # of 18 masked ones
         plan = model.plan(batch, 0.75, share, SEED)
         assert (plan.masked.sum(1) == 18).all()

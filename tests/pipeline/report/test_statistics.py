@@ -84,6 +84,16 @@ def test_all_intervals_hold_together_with_the_confidence() -> None:
     assert 0.90 <= held / tables <= 0.99
 
 
+def test_a_comparison_that_says_next_to_nothing_does_not_take_the_others_with_it() -> None:
+    values = np.random.default_rng(6).normal(0.06, 0.1, 100)
+    seldom = np.zeros(100)
+    seldom[[3, 50]] = 0.01  # in one of seven resamples neither of them is drawn, and nothing varies
+    alone = simultaneous([cases(values)])[0]
+    beside, hopeless = simultaneous([cases(values), cases(seldom)])
+    assert (beside.low, beside.high) == pytest.approx((alone.low, alone.high), abs=1e-9)
+    assert math.isinf(hopeless.high)
+
+
 def test_comparisons_may_have_cases_of_their_own() -> None:
     rng = np.random.default_rng(4)
     every, some = cases(rng.normal(0, 1, 80)), cases(rng.normal(0, 1, 80)).iloc[:40]
