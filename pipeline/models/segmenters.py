@@ -31,7 +31,8 @@ class SegmentersSettings(SegmenterSettings):
         """The settings that the kind uses; the others change nothing."""
         if self.kind == "unet":
             return {"kind": self.kind, "unet": self.unet.model_dump(mode="json")}
-        return self.model_dump(mode="json", exclude={"kind", "unet"})
+        one = {"convs"} if self.convs == 1 else set()  # as it was before there could be more: such runs stay finished
+        return self.model_dump(mode="json", exclude={"kind", "unet", *one})
 
 
 def build_segmenter(

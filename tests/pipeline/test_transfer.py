@@ -68,6 +68,7 @@ def test_a_run_that_was_finished_before_these_settings_existed_stays_finished(tm
     assert "encoder" not in found
     assert "encoder" not in found["finetune"]
     assert found["segmenter"] == {"stem": 8, "width": 64}
+    assert pipeline(tmp_path / "more", segmenter__convs=2)._finetune_inputs()["segmenter"]["convs"] == 2
 
 
 def test_an_encoder_for_other_channels_is_resized_and_a_foreign_one_refused(

@@ -86,7 +86,7 @@ def test_where_a_step_must_stay_whole_parts_are_a_mistake(name):
     with pytest.raises(ValueError, match=rf"{name} \(pretrain.method\).*accumulate=1"):
         config_with(pretrain__method=name, pretrain__accumulate=2)
     with pytest.raises(ValueError, match=rf"{name} \(benchmark.arms, {name}\)"):
-        config_with(benchmark__arms=("scratch", name), pretrain__accumulate=2)
+        config_with(benchmark__arms=("mps_ams", name), pretrain__accumulate=2)
     assert config_with(pretrain__accumulate=2).pretrain.accumulate == 2
 
 
