@@ -15,7 +15,7 @@ from upath import UPath
 from pipeline.report.figures import STYLE
 from preprocessing.storage import make_folder, write_text
 
-_MARKERS = "osD^vP*X<>"
+_MARKERS = "osD^vP*X<>hpd"  # not as many as colours, so that no two arms look the same
 
 
 def write_page(root: UPath, table: pd.DataFrame, lines: pd.DataFrame, planned: str) -> None:
@@ -53,7 +53,7 @@ def over_flops(table: pd.DataFrame) -> bytes:
 def _plot(table: pd.DataFrame, column: str, label: str, logarithmic: bool) -> bytes:
     buffer = io.BytesIO()
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+        figure = Figure(figsize=(7.6, 3.8), layout="constrained")
         axis = figure.subplots()
         for number, (arm, part) in enumerate(table.groupby("arm", sort=False)):
             by_labels = part.groupby("labels")
@@ -66,6 +66,6 @@ def _plot(table: pd.DataFrame, column: str, label: str, logarithmic: bool) -> by
             # from scratch stands at 0, left of all others
             axis.set_xscale("symlog", linthresh=float(positive.min()) / 2 if len(positive) else 1.0)
         axis.set(xlabel=label, ylabel="test DSC")
-        axis.legend(loc="best")
+        figure.legend(loc="outside right upper")  # a dozen arms would hide points within
         figure.savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()
