@@ -32,9 +32,14 @@ LEFT_OUT = {  # where things lie and how they are stored, and what is a column o
 
 
 def write_settings(config: Config, cases: pd.DataFrame, root: UPath) -> None:
-    """Leave the settings and what the cases are known by beside the table, for `read_included` and `check_cases`."""
+    """Leave the settings, of included arms too, and what the cases are known by beside the table, for `read_included`
+    and `check_cases`."""
     make_folder(root)
-    write_json(root / SETTINGS_FILE, _settings(config) | {"cases": _digest(config, cases)})
+    settings = _settings(config)
+    for folder in config.benchmark.include:
+        theirs = (read_json(UPath(folder) / SETTINGS_FILE) or settings)["benchmark"]["fields"]
+        settings["benchmark"]["fields"] = theirs | settings["benchmark"]["fields"]
+    write_json(root / SETTINGS_FILE, settings | {"cases": _digest(config, cases)})
 
 
 def read_included(config: Config) -> list[Results]:

@@ -257,6 +257,19 @@ def test_a_table_made_with_other_settings_is_refused_beside_all_that_are_missing
 
 
 @pytest.mark.usefixtures("without_cluster")
+def test_a_table_that_includes_another_knows_the_settings_of_its_arms(tmp_path: Path) -> None:
+    def made(name: str, arms: tuple[str, ...], include: str, **fields: Any) -> None:
+        included = (str(tmp_path / include),) if include else ()
+        chosen = config(tmp_path / name, benchmark__arms=arms, benchmark__include=included, **fields)
+        module.benchmark(chosen, lambda _: None, lambda cell: finished(cell, 0.0), None)
+
+    made("first", ("unet",), "")
+    made("second", ("scratch",), "first")
+    with pytest.raises(ConfigError, match=r"second was made with benchmark\.fields\.unet"):
+        made("third", ("unet",), "second", benchmark__fields={"unet": {"finetune.lr": 0.5}})
+
+
+@pytest.mark.usefixtures("without_cluster")
 def test_a_table_of_other_cases_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arms = {"benchmark__arms": ("scratch",)}
     module.benchmark(config(tmp_path / "old", **arms), lambda _: None, lambda cell: finished(cell, 0.0), None)
