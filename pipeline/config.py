@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from pipeline.benchmark_settings import BenchmarkSettings
+from pipeline.benchmark.settings import BenchmarkSettings
 from pipeline.evaluate import EvaluateSettings
 from pipeline.feedback import FeedbackSettings
 from pipeline.finetune_settings import FinetuneSettings

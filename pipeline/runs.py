@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pipeline import benchmark as comparison
+from pipeline.benchmark import table
 from pipeline.config import Config
 from pipeline.configuration.resolve import dump
 from pipeline.runfolder import RunFolder
@@ -50,7 +50,7 @@ def run(config: Config) -> None:
 def benchmark(config: Config) -> None:
     """Every cell of the comparison table, on one cluster."""
     with joined(config.run.address):
-        comparison.benchmark(config, preprocess, run, pretrain)
+        table.benchmark(config, preprocess, run, pretrain)
 
 
 def _single(*stages: Callable[[Pipeline], None]) -> Callable[[Config], None]:

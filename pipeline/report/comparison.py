@@ -20,7 +20,7 @@ from pipeline.report.statistics import (
 )
 
 if TYPE_CHECKING:
-    from pipeline.benchmark_settings import BenchmarkSettings
+    from pipeline.benchmark.settings import BenchmarkSettings
 
 METRICS = ("dsc", "ppv", "sen", "hd95")
 Place = tuple[str, float]  # arm, share of labels
@@ -32,7 +32,7 @@ def summary(
     """One row an arm and share of labels, in the order of the table.
 
     Args:
-        table: one row a cell, see `pipeline.benchmark`.
+        table: one row a cell, see `pipeline.benchmark.table`.
         scores: one row a test case of a cell: arm, seed, fold, labels, case, group, dsc.
         settings: reference and aim.
         tested: the group of each case that is to be tested, see `expected`.

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline import benchmark as module
-from pipeline.benchmark_cells import cells, check_compute, equal_compute
+from pipeline.benchmark import table as module
+from pipeline.benchmark.cells import cells, check_compute, equal_compute
 from pipeline.measure.flops import Costs, step_cost
 from pipeline.methods import Shape
 from preprocessing.errors import ConfigError, RunError

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.benchmark_cells import cells
-from pipeline.benchmark_settings import ARMS
+from pipeline.benchmark.cells import cells
+from pipeline.benchmark.settings import ARMS
 from pipeline.config import Config
 from pipeline.configuration.fields import walk
 from pipeline.configuration.resolve import load, resolve

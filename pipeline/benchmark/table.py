@@ -11,9 +11,9 @@ import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
 from upath import UPath
 
-from pipeline.benchmark_cells import Cell, cells, check_compute, equal_compute
-from pipeline.benchmark_included import check_cases, read_included, write_settings
-from pipeline.benchmark_results import PLACE, Results, scores_of
+from pipeline.benchmark.cells import Cell, cells, check_compute, equal_compute
+from pipeline.benchmark.included import check_cases, read_included, write_settings
+from pipeline.benchmark.results import PLACE, Results, scores_of
 from pipeline.measure.flops import Costs
 from pipeline.methods import Shape
 from pipeline.report.comparison import lacking, markdown, planned, summary

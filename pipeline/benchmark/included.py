@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from upath import UPath
 
-from pipeline.benchmark_results import Results
+from pipeline.benchmark.results import Results
 from pipeline.runfolder import differing_leaves, read_json, write_json
 from preprocessing.errors import ConfigError
 from preprocessing.fingerprint import digest_of

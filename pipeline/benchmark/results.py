@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from upath import UPath
 
-from pipeline.benchmark_cells import Cell
+from pipeline.benchmark.cells import Cell
 from pipeline.measure.flops import Costs
 from pipeline.report.comparison import METRICS
 from pipeline.runfolder import RunFolder
