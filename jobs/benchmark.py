@@ -13,6 +13,7 @@ from jobs.cli import main
 
 if TYPE_CHECKING:
     from pipeline.config import Config
+    from pipeline.measure.preflight import Times
 
 
 def benchmark(config: Config) -> None:
@@ -21,5 +22,11 @@ def benchmark(config: Config) -> None:
     runs.benchmark(config)
 
 
+def times() -> Times:
+    from pipeline.benchmark.times import table_times
+
+    return table_times
+
+
 if __name__ == "__main__":
-    main(benchmark, __doc__)
+    main(benchmark, __doc__, times=times)

@@ -21,23 +21,36 @@ from preprocessing.object_store import store_errors
 
 if TYPE_CHECKING:
     from pipeline.config import Config
+    from pipeline.measure.preflight import Times
 
 _OPTIONS = ("--help", "--dry-run")
 _PIPE_WIDTH = 110  # of help and tables where there is no terminal to ask
 
 
-def main(job: Callable[[Config], object], doc: str, needs: Sequence[str] = ("data",)) -> None:
+def main(
+    job: Callable[[Config], object],
+    doc: str,
+    needs: Sequence[str] = ("data",),
+    times: Callable[[], Times] | None = None,
+) -> None:
     """Parse the command line, run the job and leave with its exit status.
 
     Args:
         job: does the work, given the checked configuration.
         doc: the job module's docstring, shown by --help.
         needs: inputs that must be there before work starts: "data", "checkpoint", "predict".
+        times: brings what tells a dry run how long the job would take; None: what holds for a whole run.
     """
-    sys.exit(run(job, doc, needs, sys.argv[1:]))
+    sys.exit(run(job, doc, needs, sys.argv[1:], times))
 
 
-def run(job: Callable[[Config], object], doc: str, needs: Sequence[str], words: Sequence[str]) -> int:
+def run(
+    job: Callable[[Config], object],
+    doc: str,
+    needs: Sequence[str],
+    words: Sequence[str],
+    times: Callable[[], Times] | None = None,
+) -> int:
     """As `main`, on given words; returns the exit status."""
     arguments, unknown = _parser(doc).parse_known_intermixed_args(words)
     if arguments.help:
@@ -46,7 +59,7 @@ def run(job: Callable[[Config], object], doc: str, needs: Sequence[str], words: 
     try:
         config = _checked(arguments, unknown, needs)
         if arguments.dry_run:
-            return _dry_run(config)
+            return _dry_run(config, times)
         prepare(config.run.address)  # the job imports Ray
         job(config)
     except ConfigError as error:
@@ -99,13 +112,13 @@ def _checked(arguments: argparse.Namespace, unknown: Sequence[str], needs: Seque
     return resolution.config
 
 
-def _dry_run(config: Config) -> int:
+def _dry_run(config: Config, times: Callable[[], Times] | None) -> int:
     from pipeline.configuration.resolve import dump
     from pipeline.measure.preflight import preflight
 
     console = _console()
     console.print(dump(config), markup=False, highlight=False, soft_wrap=True)
-    report, mistakes = preflight(config)
+    report, mistakes = preflight(config, times()) if times else preflight(config)
     console.print(report.table())
     if mistakes:
         raise ConfigError(mistakes)

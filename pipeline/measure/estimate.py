@@ -1,11 +1,10 @@
-"""How fast this machine trains the configured model: a few steps on made-up tensors."""
+"""How fast this machine trains the configured models: a few steps on made-up tensors."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,23 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.methods import METHODS, Method, Shape, build_method
+from pipeline.models.segmenters import build_segmenter
+from pipeline.segmentation.losses import segmentation_loss
+from pipeline.training.augment import augment
 from pipeline.training.loader import Batch
 from pipeline.training.precision import Autocast
 
 if TYPE_CHECKING:
     from pipeline.config import Config
 
-_BATCH, _STEPS = 8, 4  # enough to tell minutes from hours
-_SEGMENTER = 2.0  # cost of a fine-tuning step, decoder and augmentation included, over the encoder's alone
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Samples a second of one device, forward and backward."""
-
-    pretrain: float
-    finetune: float
-    device: str
+_BATCH, _FEW = 8, 2  # samples of a step; the segmenter's keep every pixel's activations
+_STEPS, _ENOUGH_S = 4, 10.0  # enough to tell minutes from hours
 
 
 def model_of(config: Config, channels: int) -> Method:
@@ -43,30 +36,49 @@ def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
-def measure(model: Method, config: Config) -> Speed:
-    """Time a few steps as they are half way through the training."""
-    device = torch.device("cuda" if torch.cuda.is_available() and config.resources.gpu != "no" else "cpu")
+def device_of(config: Config) -> torch.device:
+    """What would train here."""
+    return torch.device("cuda" if torch.cuda.is_available() and config.resources.gpu != "no" else "cpu")
+
+
+def device_name(config: Config) -> str:
+    """The same in words."""
+    if device_of(config).type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def pretraining_speed(model: Method, config: Config) -> float:
+    """Samples a second of one device, forward and backward, as they are half way through the training."""
+    device = device_of(config)
     model = model.to(device)
     batch = made_up(model.shape, device)
-    autocast = Autocast(config.resources.precision, device)
     ratio, strength = model.ratio(0.5) or 0.0, model.strength(0.5) or 0.0
-    coords = model.shape.coords().to(device)
-
-    def pretrain() -> Tensor:
-        return model([batch] * model.views, ratio, strength, 0).loss.mean()
-
-    def encode() -> Tensor:
-        return model.encoder(batch.patches, coords).float().square().mean()
-
-    pretraining = _samples_per_second(pretrain, autocast, device)
-    finetuning = _samples_per_second(encode, autocast, device) / _SEGMENTER
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    return Speed(pretraining, finetuning, name)
+    return _speed(lambda: model([batch] * model.views, ratio, strength, 0).loss.mean(), _BATCH, config, device)
 
 
-def _samples_per_second(loss: Callable[[], Tensor], autocast: Autocast, device: torch.device) -> float:
-    seconds = []
-    for _ in range(1 + _STEPS):
+def finetuning_speed(config: Config, channels: int) -> float:
+    """Samples a second of one device: augmentation, forward and backward, every weight learning."""
+    cache, settings, device = config.cache, config.finetune, device_of(config)
+    regions, dims = len(settings.classes), len(cache.size)
+    model = build_segmenter(config.segmenter, config.model, cache.size, cache.patch, channels, regions).to(device)
+    image = torch.rand(_FEW, channels, *cache.size, device=device)
+    real = torch.ones(_FEW, 1, *cache.size, dtype=torch.bool, device=device)
+    label, position = real.byte(), torch.arange(_FEW, device=device)
+
+    def loss() -> Tensor:
+        some, lesion, there = augment(image, label, real, position, 0, settings.augment, (1.0,) * dims)
+        target = lesion.bool().expand(-1, regions, *cache.size)
+        return segmentation_loss(model(some, there), target, there, settings.dice_weight).mean()
+
+    return _speed(loss, _FEW, config, device)
+
+
+def _speed(loss: Callable[[], Tensor], samples: int, config: Config, device: torch.device) -> float:
+    autocast = Autocast(config.resources.precision, device)
+    seconds: list[float] = []
+    started = time.perf_counter()
+    while len(seconds) < 2 or (len(seconds) <= _STEPS and time.perf_counter() - started < _ENOUGH_S):
         began = time.perf_counter()
         with autocast():
             value = loss()
@@ -74,7 +86,7 @@ def _samples_per_second(loss: Callable[[], Tensor], autocast: Autocast, device: 
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - began)
-    return _BATCH / min(seconds[1:])  # the first step also allocates
+    return samples / min(seconds[1:])  # the first step also allocates
 
 
 def made_up(shape: Shape, device: torch.device, samples: int = _BATCH) -> Batch:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
@@ -21,10 +21,11 @@ from rich.table import Table
 from rich.text import Text
 from upath import UPath
 
-from pipeline.measure.estimate import Speed, measure, model_of, parameters
+from pipeline.measure.estimate import model_of, parameters
 from pipeline.measure.places import uri_mistakes, vanishing_mistakes
+from pipeline.measure.times import Amount, run_times
 from pipeline.predict import find_scans, output_folder
-from pipeline.report.wording import duration, number
+from pipeline.report.wording import number
 from preprocessing.case import BadFile, Case, Rejection
 from preprocessing.errors import ConfigError
 from preprocessing.layouts import load_cases
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 _COMPRESSION = 2.5  # zstd on float16 patches of ultrasound; measured 2.6 to 3.5
 _GIB = 2**30
+Times = Callable[[Any, Amount], list[tuple[str, str]]]
 
 
 @dataclass
@@ -100,8 +102,8 @@ def _modalities(config: Config) -> int:
         return 1
 
 
-def preflight(config: Config) -> tuple[Preflight, list[str]]:
-    """The report of a dry run, and the mistakes that would stop the run."""
+def preflight(config: Config, times: Times = run_times) -> tuple[Preflight, list[str]]:
+    """The report of a dry run, and the mistakes that would stop the run; `times` tells how long the job would take."""
     report, mistakes = Preflight(), _resource_mistakes(config)
     cases: list[Case] = []
     rejected: list[Rejection] = []
@@ -122,7 +124,9 @@ def preflight(config: Config) -> tuple[Preflight, list[str]]:
     _describe_resources(report, config)
     mistakes += _describe_storage(report, config, samples, channels)
     if samples:
-        _describe_time(report, config, measure(model, config), samples, each * sum(bool(case.labels) for case in cases))
+        amount = Amount(samples, each * sum(bool(case.labels) for case in cases), channels)
+        for name, value in times(config, amount):
+            report.add("time", name, value)
     return report, mistakes
 
 
@@ -198,24 +202,6 @@ def _describe_storage(report: Preflight, config: Config, samples: int, channels:
     if need > free:
         return [f"{cache}: the cache needs about {need / _GIB:.1f} GiB and {free / _GIB:.1f} GiB are free"]
     return []
-
-
-def _describe_time(report: Preflight, config: Config, speed: Speed, samples: int, labelled: int) -> None:
-    train = 1 - config.data.val_fraction - config.data.test_fraction
-    pretrain = samples * train * config.pretrain.epochs / speed.pretrain
-    finetune = labelled * train * config.data.label_fraction * config.finetune.epochs / speed.finetune
-    report.add("time", "measured here", f"{speed.pretrain:.0f} samples/s pretraining, {speed.device}")
-    total = finetune
-    if config.searches:
-        trials = config.search.trials + config.search.finalists * config.search.repeats
-        search = pretrain / config.pretrain.epochs * config.search.epochs * trials
-        report.add("time", "search", f"at most {duration(search)} of one worker's time")
-        total += search
-    if config.pretrains:
-        report.add("time", "pretraining", f"about {duration(pretrain)}")
-        total += pretrain
-    report.add("time", "fine-tuning", f"about {duration(finetune)}")
-    report.add("time", "in all", f"about {duration(total)} on one such device; more workers with GPUs share it")
 
 
 def _resource_mistakes(config: Config) -> list[str]:

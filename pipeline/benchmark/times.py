@@ -1,0 +1,50 @@
+"""How long a comparison table would take on one device like this one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.benchmark.cells import cells
+from pipeline.measure.estimate import device_name, finetuning_speed, model_of, pretraining_speed
+from pipeline.measure.times import Amount, rate
+from pipeline.report.wording import duration, number
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
+
+def table_times(config: Config, amount: Amount) -> list[tuple[str, str]]:
+    """Facts on every arm, at equal samples, and on the whole table; what is finished or included counts too.
+
+    Raises:
+        ConfigError: an arm's settings are no valid ones.
+    """
+    every = cells(config)
+    places = {(cell.seed, cell.fold, cell.labels) for cell in every if cell.counted}
+    tuning: dict[str, float] = {}
+    facts = [
+        (
+            "runs",
+            f"{number(sum(cell.counted for cell in every))}: {len(config.benchmark.arms)} arms at {len(places)} "
+            "combinations of seed, fold and share of labels",
+        ),
+        ("measured on", device_name(config)),
+    ]
+    total = 0.0
+    for arm in config.benchmark.arms:
+        own = [cell for cell in every if cell.arm == arm]
+        first = own[0].config
+        key = first.segmenter.model_dump_json() + first.model.model_dump_json()
+        if key not in tuning:
+            tuning[key] = finetuning_speed(first, amount.channels)
+        finetunes = [amount.finetuning(cell.config) / tuning[key] for cell in own if cell.counted]
+        told = f"fine-tuning about {duration(max(finetunes))} ({rate(tuning[key])})"
+        total += sum(finetunes)
+        if first.pretrains:
+            speed = pretraining_speed(model_of(first, amount.channels), first)
+            pretrain = amount.pretraining(first) / speed
+            told = f"pretraining about {duration(pretrain)} ({rate(speed)}), {told}"
+            total += pretrain * sum(cell.needs is None for cell in own)
+        facts.append((arm, told))
+    facts.append(("in all", f"about {duration(total)} on one such device; several share the runs"))
+    return facts

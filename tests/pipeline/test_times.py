@@ -1,0 +1,67 @@
+"""What a dry run says of the time, against counts by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline.benchmark import times as table
+from pipeline.measure import times as single
+from pipeline.measure.estimate import finetuning_speed
+from pipeline.measure.times import Amount, run_times
+from tests.pipeline.methods.samples import config_with
+
+AMOUNT = Amount(samples=1000, labelled=500, channels=1)  # .65 of them are trained on
+
+
+@pytest.fixture(autouse=True)
+def speeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 samples/s of pretraining, 10 with SimMIM; 5 of fine-tuning, 2 of the U-Net's."""
+
+    def pretraining(model: Any, config: Any) -> float:
+        return 10.0 if config.pretrain.method == "simmim" else 100.0
+
+    def finetuning(config: Any, channels: int) -> float:
+        return 2.0 if config.segmenter.kind == "unet" else 5.0
+
+    for module in (single, table):
+        monkeypatch.setattr(module, "pretraining_speed", pretraining)
+        monkeypatch.setattr(module, "finetuning_speed", finetuning)
+
+
+def config(**fields: Any) -> Any:
+    shares = {"data__label_fraction": 0.1, "pretrain__epochs": 20, "finetune__epochs": 40, "search__enabled": False}
+    return config_with(**shares | fields)
+
+
+def test_a_run_is_its_samples_over_the_speed() -> None:
+    facts = dict(run_times(config(), AMOUNT))
+    assert facts["pretraining"] == "about 2 min"  # 1000 * .65 * 20 / 100 = 130 s
+    assert facts["fine-tuning"] == "about 4 min"  # 500 * .65 * .1 * 40 / 5 = 260 s
+    assert facts["in all"].startswith("about 6 min")  # 390 s
+    assert "search" not in facts
+    assert dict(run_times(config(pretrain__method="scratch"), AMOUNT))["in all"].startswith("about 4 min")
+
+
+def test_with_folds_the_test_share_is_a_fold() -> None:
+    assert Amount(1000, 500, 1).pretraining(config(data__folds=4)) == pytest.approx(1000 * 0.6 * 20)
+
+
+def test_a_table_is_all_its_runs_and_one_pretraining_serves_all_shares() -> None:
+    arms = ("mps_ams", "simmim", "scratch", "unet")
+    chosen = config(benchmark__arms=arms, benchmark__seeds=(0, 1, 2), benchmark__label_fractions=(0.1, 0.2))
+    facts = dict(table.table_times(chosen, AMOUNT))
+    assert facts["runs"].startswith("24: 4 arms at 6 ")
+    assert facts["mps_ams"] == "pretraining about 2 min (100 samples/s), fine-tuning about 4 min (5 samples/s)"
+    assert facts["simmim"].startswith("pretraining about 22 min (10 samples/s)")
+    assert facts["scratch"] == "fine-tuning about 4 min (5 samples/s)"  # as many steps at both shares
+    # 3 seeds * (130 + 1300 s of pretraining, 2 shares * (3 * 260 + 650 s) of fine-tuning) = 12870 s
+    assert facts["in all"].startswith("about 3 h 34 min")
+
+
+@pytest.mark.parametrize("kind", ["vit", "unet"])
+def test_the_segmenter_itself_is_timed(kind: str) -> None:
+    classes = {"WT": (1, 2, 4), "TC": (1, 4)}
+    chosen = config(pretrain__method="scratch", segmenter__kind=kind, finetune__classes=classes)
+    assert finetuning_speed(chosen, 2) > 0
