@@ -7,8 +7,8 @@ start (`finetune.encoder`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -41,6 +41,11 @@ class Cell:
     config: Any
     counted: bool = True
     needs: int | None = None
+
+    @property
+    def place(self) -> tuple[str, int, int, float]:
+        """Its place in the table: arm, seed, fold and share of labels."""
+        return self.arm, self.seed, self.fold, self.labels
 
     def __str__(self) -> str:
         return f"{self.arm}, seed {self.seed}, fold {self.fold}, labels {self.labels:g}"
@@ -85,6 +90,20 @@ def cells(config: Config, epochs: Mapping[str, int] | None = None) -> list[Cell]
                         cell = with_fields(cell, {"finetune.encoder": encoder})
                     found.append(Cell(*place, cell, needs=needs))
     return found
+
+
+def without(every: Sequence[Cell], places: Collection[tuple[Any, ...]]) -> list[Cell]:
+    """The cells at other places; one there whose encoder another needs stays, only to pretrain."""
+    needed = {cell.needs for cell in every if cell.place not in places}
+    left = [number for number, cell in enumerate(every) if cell.place not in places or number in needed]
+    return [
+        replace(
+            every[number],
+            counted=every[number].counted and every[number].place not in places,
+            needs=None if (home := every[number].needs) is None else left.index(home),
+        )
+        for number in left
+    ]
 
 
 def _cell(config: Config, arm: str, seed: int, fold: int, labels: float, epochs: int | None) -> Config:

@@ -86,6 +86,19 @@ class Results:
         rows, scores = ([part for part in parts if len(part)] for parts in zip(*kept, strict=True))
         return Results(pd.concat(rows) if rows else self.rows, pd.concat(scores) if scores else self.scores)
 
+    def places(self) -> set[tuple[Any, ...]]:
+        """Arm, seed, fold and share of labels of each row."""
+        return set(self.rows[PLACE].itertuples(index=False, name=None))
+
+    def in_order(self, arms: Sequence[str]) -> Results:
+        """With the rows of these arms first, in their order, seed by seed."""
+        number = {arm: n for n, arm in enumerate(arms)}
+
+        def key(column: pd.Series) -> pd.Series:
+            return column.map(lambda arm: number.get(arm, len(number))) if column.name == "arm" else column
+
+        return Results(*(t.sort_values(PLACE, key=key, kind="stable") for t in (self.rows, self.scores)))
+
     def write(self, root: UPath) -> None:
         write_text(root / TABLE_FILE, self.rows.to_csv(index=False))
         write_text(

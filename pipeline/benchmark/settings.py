@@ -69,7 +69,7 @@ class BenchmarkSettings(Settings):
     include: tuple[str, ...] = Field(
         (),
         description="Folders of tables that were made elsewhere, or before, with the same settings: their table.csv "
-        "and scores.csv count too, as far as their settings.json agrees.",
+        "and scores.csv count too, as long as their settings.json agrees; what they hold is not run again.",
     )
 
     @field_validator("arms", "seeds", "folds", "label_fractions")

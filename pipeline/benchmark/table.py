@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
 from upath import UPath
 
-from pipeline.benchmark.cells import Cell, cells, check_compute, equal_compute
+from pipeline.benchmark.cells import Cell, cells, check_compute, equal_compute, without
 from pipeline.benchmark.included import check_cases, read_included, write_settings
 from pipeline.benchmark.results import PLACE, Results, scores_of
 from pipeline.measure.flops import Costs
@@ -28,7 +28,8 @@ Job = Callable[[Any], None]
 
 
 def benchmark(config: Any, prepare: Job, run_cell: Job, pretrain_cell: Job) -> pd.DataFrame:
-    """Run every cell that is not finished, several at once, and write the table as they end.
+    """Run every cell that is neither finished nor in an included table, several at once, and write the table as they
+    end.
 
     Args:
         config: with the arms, seeds, folds and shares of labels.
@@ -55,6 +56,7 @@ def benchmark(config: Any, prepare: Job, run_cell: Job, pretrain_cell: Job) -> p
     if config.benchmark.equal == "compute":
         every = cells(config, equal_compute(config, costs))
     table = _Table(config, every, others, cache.cases)
+    every = without(every, set().union(*(other.places() for other in others)))
     print(table.planned(table.known()), flush=True)
     started: dict[int, ray.ObjectRef] = {}
     running: dict[ray.ObjectRef, int] = {}
@@ -122,10 +124,10 @@ class _Table:
 
     def write(self, results: Results) -> pd.DataFrame:
         """Write all files; returns the rows that a reader sees."""
-        whole = results.with_others(self._others)
+        whole = results.with_others(self._others).in_order(self._config.benchmark.arms)
         lines = summary(whole.rows, whole.scores, self._config.benchmark, self._groups(whole.scores))
-        places = set(whole.rows[PLACE].itertuples(index=False, name=None))
-        missing = [str(c) for c in self._every if c.counted and (c.arm, c.seed, c.fold, c.labels) not in places]
+        places = whole.places()
+        missing = [str(cell) for cell in self._every if cell.counted and cell.place not in places]
         note = f"{self.planned(whole.scores)}. {lacking(missing)}"
         write_settings(self._config, self._cases, self._root)
         whole.write(self._root)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.benchmark.cells import cells
+from pipeline.benchmark.cells import cells, without
+from pipeline.benchmark.included import read_included
 from pipeline.measure.estimate import device_name, finetuning_speed, model_of, pretraining_speed
 from pipeline.measure.times import Amount, rate
 from pipeline.report.wording import duration, number
@@ -14,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def table_times(config: Config, amount: Amount) -> list[tuple[str, str]]:
-    """Facts on every arm, at equal samples, and on the whole table; what is finished or included counts too.
+    """Facts on every arm, at equal samples, and on the whole table; what is finished counts too, what is included not.
 
     Raises:
-        ConfigError: an arm's settings are no valid ones.
+        ConfigError: an arm's settings are no valid ones, or a table to be included is not there or another one.
     """
-    every = cells(config)
+    every = without(cells(config), set().union(*(other.places() for other in read_included(config))))
     places = {(cell.seed, cell.fold, cell.labels) for cell in every if cell.counted}
     tuning: dict[str, float] = {}
     facts = [
@@ -33,12 +34,14 @@ def table_times(config: Config, amount: Amount) -> list[tuple[str, str]]:
     total = 0.0
     for arm in config.benchmark.arms:
         own = [cell for cell in every if cell.arm == arm]
+        if not own:
+            continue
         first = own[0].config
         key = first.segmenter.model_dump_json() + first.model.model_dump_json()
         if key not in tuning:
             tuning[key] = finetuning_speed(first, amount.channels)
         finetunes = [amount.finetuning(cell.config) / tuning[key] for cell in own if cell.counted]
-        told = f"fine-tuning about {duration(max(finetunes))} ({rate(tuning[key])})"
+        told = f"fine-tuning about {duration(max(finetunes, default=0))} ({rate(tuning[key])})"
         total += sum(finetunes)
         if first.pretrains:
             speed = pretraining_speed(model_of(first, amount.channels), first)

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from pipeline.benchmark import table as module
-from pipeline.benchmark.cells import cells, check_compute, equal_compute
+from pipeline.benchmark.cells import cells, check_compute, equal_compute, without
 from pipeline.measure.flops import Costs, step_cost
 from pipeline.methods import Shape
 from preprocessing.errors import ConfigError, RunError
@@ -309,19 +309,51 @@ def test_an_encoder_from_elsewhere_is_not_called_free(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_cluster")
-def test_a_cell_of_this_table_stands_before_that_of_an_included_one(tmp_path: Path) -> None:
-    chosen = {"benchmark__arms": ("scratch",), "benchmark__reference": "scratch"}
-    for name, better in (("old", 0.0), ("new", 0.3)):
-        include = (str(tmp_path / "old"),) if name == "new" else ()
+def test_what_an_included_table_holds_is_not_run_again_and_rows_stand_in_the_order_of_the_arms(tmp_path: Path) -> None:
+    ran = []
 
-        def run(cell: Any, better: float = better) -> None:
-            finished(cell, better)
+    def run(cell: Any) -> None:
+        ran.append(Path(cell.run.dir).relative_to(tmp_path).as_posix())
+        finished(cell, 0.0)
 
-        module.benchmark(config(tmp_path / name, benchmark__include=include, **chosen), lambda _: None, run, run)
+    own = {"benchmark__reference": "scratch"}
+    module.benchmark(config(tmp_path / "old", benchmark__arms=("scratch",), **own), lambda _: None, run, run)
+    before = pd.read_csv(tmp_path / "old" / "table.csv")
+    include = (str(tmp_path / "old"),)
+    arms = {"benchmark__arms": ("unet", "scratch"), "benchmark__include": include, "benchmark__seeds": (0, 1)}
+    module.benchmark(config(tmp_path / "new", **arms, **own), lambda _: None, run, run)
+    cells_of = [f"new/cells/seed_{place}" for place in ("0/unet", "1/unet", "1/scratch")]
+    assert ran == ["old/cells/seed_0/scratch", *cells_of]
     table = pd.read_csv(tmp_path / "new" / "table.csv")
-    assert len(table) == 1
-    assert table["dsc"][0] == pytest.approx(0.8, abs=0.02)
-    assert pd.read_csv(tmp_path / "new" / "scores.csv")["dsc"].min() > 0.7
+    assert table[["arm", "seed"]].to_numpy().tolist() == [["unet", 0], ["unet", 1], ["scratch", 0], ["scratch", 1]]
+    assert table["dsc"][2] == before["dsc"][0]
+    # a table of which nothing is left to run
+    module.benchmark(
+        config(tmp_path / "joined", **(arms | {"benchmark__seeds": (0,), "benchmark__arms": ("scratch",)}), **own),
+        lambda _: None,
+        run,
+        run,
+    )
+    assert len(ran) == 4
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "joined" / "table.csv"), before)
+    assert "All runs are in it." in (tmp_path / "joined" / "table.md").read_text()
+
+
+def test_an_encoder_that_others_need_is_pretrained_though_its_own_run_is_there() -> None:
+    fields = {"data__label_fraction": 0.1, "benchmark__label_fractions": (0.1, 0.5), "benchmark__seeds": (0, 1)}
+    every = cells(config(**fields))
+    there = {(arm, 0, 0, 0.1) for arm in ("mps_ams", "scratch")} | {("mps_ams", 1, 0, 0.5)}
+    left = without(every, there)
+    found = [(*cell.place, cell.counted, cell.needs) for cell in left]
+    assert found == [
+        ("mps_ams", 0, 0, 0.1, False, None),
+        ("mps_ams", 0, 0, 0.5, True, 0),
+        ("scratch", 0, 0, 0.5, True, None),
+        ("mps_ams", 1, 0, 0.1, True, None),
+        ("scratch", 1, 0, 0.1, True, None),
+        ("scratch", 1, 0, 0.5, True, None),
+    ]
+    assert without(every, set()) == every
 
 
 def test_fine_tunings_take_as_many_steps_at_every_share_of_labels() -> None:
