@@ -16,7 +16,7 @@ from pipeline.benchmark.included import check_cases, read_included, write_settin
 from pipeline.benchmark.results import PLACE, Results, scores_of
 from pipeline.measure.flops import Costs
 from pipeline.methods import Shape
-from pipeline.report.comparison import lacking, markdown, planned, summary
+from pipeline.report.comparison import comparisons, differences, lacking, markdown, planned, summary
 from pipeline.report.comparison_page import write_page
 from pipeline.training.offers import groups_at_once
 from preprocessing.cache import PatchCache
@@ -125,14 +125,16 @@ class _Table:
     def write(self, results: Results) -> pd.DataFrame:
         """Write all files; returns the rows that a reader sees."""
         whole = results.with_others(self._others).in_order(self._config.benchmark.arms)
-        lines = summary(whole.rows, whole.scores, self._config.benchmark, self._groups(whole.scores))
+        chosen = self._config.benchmark
+        intervals = differences(comparisons(whole.scores, chosen.reference))
+        lines = summary(whole.rows, whole.scores, intervals, chosen, self._groups(whole.scores))
         places = whole.places()
         missing = [str(cell) for cell in self._every if cell.counted and cell.place not in places]
         note = f"{self.planned(whole.scores)}. {lacking(missing)}"
         write_settings(self._config, self._cases, self._root)
         whole.write(self._root)
         write_text(self._root / "table.md", f"{markdown(lines)}\n{note}\n")
-        write_page(self._root, whole.rows, lines, note)
+        write_page(self._root, whole.rows, lines, intervals, chosen.reference, note)
         return lines
 
     def _groups(self, scores: pd.DataFrame) -> list[str]:

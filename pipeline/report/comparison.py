@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.report.statistics import (
+    Interval,
     expected_half_width,
     holm,
     independent_cases,
@@ -26,19 +27,28 @@ METRICS = ("dsc", "ppv", "sen", "hd95")
 Place = tuple[str, float]  # arm, share of labels
 
 
+def differences(pairs: dict[Place, pd.DataFrame]) -> dict[Place, Interval]:
+    """Mean difference of each comparison, with intervals that hold for all of them together."""
+    return dict(zip(pairs, simultaneous(list(pairs.values())), strict=True))
+
+
 def summary(
-    table: pd.DataFrame, scores: pd.DataFrame, settings: BenchmarkSettings, tested: Sequence[str]
+    table: pd.DataFrame,
+    scores: pd.DataFrame,
+    intervals: dict[Place, Interval],
+    settings: BenchmarkSettings,
+    tested: Sequence[str],
 ) -> pd.DataFrame:
     """One row an arm and share of labels, in the order of the table.
 
     Args:
         table: one row a cell, see `pipeline.benchmark.table`.
         scores: one row a test case of a cell: arm, seed, fold, labels, case, group, dsc.
+        intervals: the differences to the reference, see `differences`.
         settings: reference and aim.
         tested: the group of each case that is to be tested, see `expected`.
     """
     pairs = comparisons(scores, settings.reference)
-    intervals = dict(zip(pairs, simultaneous(list(pairs.values())), strict=True))
     p_values = dict(zip(pairs, holm([wilcoxon(cases) for cases in pairs.values()]), strict=True))
     half = expected(settings, pairs, tested)
     rows = []

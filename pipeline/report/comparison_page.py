@@ -4,30 +4,46 @@ from __future__ import annotations
 
 import io
 from base64 import b64encode
+from collections.abc import Mapping
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from upath import UPath
 
-from pipeline.report.figures import STYLE
+from pipeline.report.comparison import Place
+from pipeline.report.figures import GREEN, GREY, RED, STYLE
+from pipeline.report.statistics import Interval
 from preprocessing.storage import make_folder, write_text
 
 _MARKERS = "osD^vP*X<>hpd"  # not as many as colours, so that no two arms look the same
 
 
-def write_page(root: UPath, table: pd.DataFrame, lines: pd.DataFrame, planned: str) -> None:
-    """Write plots/dsc_over_labels.png, plots/dsc_over_flops.png and benchmark.html.
+def write_page(
+    root: UPath,
+    table: pd.DataFrame,
+    lines: pd.DataFrame,
+    intervals: Mapping[Place, Interval],
+    reference: str,
+    note: str,
+) -> None:
+    """Write plots/differences.png, plots/dsc_over_flops.png, plots/dsc_over_labels.png and benchmark.html.
 
     Args:
         root: folder of the table.
         table: one row a cell.
         lines: the summary, one row an arm and share of labels.
-        planned: what the table can tell, in a sentence.
+        intervals: the differences in DSC to the reference arm; without any there is no plot of them.
+        reference: that arm.
+        note: what the table can tell, and what it lacks, in sentences.
     """
-    plots = {"dsc_over_labels": over_labels(table), "dsc_over_flops": over_flops(table)}
+    plots = {"differences": forest(intervals, reference)} if intervals else {}
+    plots["dsc_over_flops"] = over_flops(table)
+    if table["labels"].nunique() > 1:  # a line needs two points
+        plots["dsc_over_labels"] = over_labels(table)
     make_folder(root / "plots")
     for name, png in plots.items():
         (root / "plots" / f"{name}.png").write_bytes(png)
@@ -35,9 +51,29 @@ def write_page(root: UPath, table: pd.DataFrame, lines: pd.DataFrame, planned: s
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     inline = [Markup("data:image/png;base64," + b64encode(png).decode("ascii")) for png in plots.values()]
     page = environment.get_template("benchmark.html").render(
-        columns=list(lines), rows=lines.to_numpy().tolist(), plots=inline, planned=planned
+        columns=list(lines), rows=lines.to_numpy().tolist(), plots=inline, planned=note
     )
     write_text(root / "benchmark.html", page)
+
+
+def forest(intervals: Mapping[Place, Interval], reference: str) -> bytes:
+    """Difference in DSC to the reference with its interval, a row an arm and share of labels. PNG."""
+    shares = {labels for _, labels in intervals}
+    names = [arm if len(shares) == 1 else f"{arm}, {labels:.0%}" for arm, labels in intervals]
+    mean, low, high = np.array([(i.mean, i.low, i.high) for i in intervals.values()]).T
+    known = np.isfinite(low) & np.isfinite(high)  # where hardly a case differs there is no interval
+    bars = np.where(known, [mean - low, high - mean], 0.0)
+    colours = [RED if above < 0 else GREEN if below > 0 else GREY for below, above in zip(low, high, strict=True)]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.6, 0.8 + 0.24 * len(names)), layout="constrained")
+        axis = figure.subplots()
+        rows = np.arange(len(names))
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.hlines(rows, mean - bars[0], mean + bars[1], colors=colours)
+        axis.scatter(mean, rows, c=colours, s=22, zorder=3)
+        axis.set(yticks=rows, yticklabels=names, xlabel=f"test DSC less that of {reference}")
+        axis.invert_yaxis()
+        return _png(figure)
 
 
 def over_labels(table: pd.DataFrame) -> bytes:
@@ -51,7 +87,6 @@ def over_flops(table: pd.DataFrame) -> bytes:
 
 
 def _plot(table: pd.DataFrame, column: str, label: str, logarithmic: bool) -> bytes:
-    buffer = io.BytesIO()
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.6, 3.8), layout="constrained")
         axis = figure.subplots()
@@ -67,5 +102,10 @@ def _plot(table: pd.DataFrame, column: str, label: str, logarithmic: bool) -> by
             axis.set_xscale("symlog", linthresh=float(positive.min()) / 2 if len(positive) else 1.0)
         axis.set(xlabel=label, ylabel="test DSC")
         figure.legend(loc="outside right upper")  # a dozen arms would hide points within
-        figure.savefig(buffer, format="png", dpi=150)
+        return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()

@@ -182,7 +182,7 @@ def test_the_table_its_verdicts_plots_and_page(tmp_path: Path, capsys: pytest.Ca
     assert text.count("| worse |") == 2
     assert (tmp_path / "plots" / "dsc_over_labels.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "benchmark.html").read_text()
-    assert page.count("data:image/png") == 2
+    assert page.count("data:image/png") == 3
     assert "http" not in page
 
 
@@ -337,6 +337,8 @@ def test_what_an_included_table_holds_is_not_run_again_and_rows_stand_in_the_ord
     assert len(ran) == 4
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "joined" / "table.csv"), before)
     assert "All runs are in it." in (tmp_path / "joined" / "table.md").read_text()
+    plots = {name: {file.stem for file in (tmp_path / name / "plots").iterdir()} for name in ("new", "joined")}
+    assert plots == {"new": {"differences", "dsc_over_flops"}, "joined": {"dsc_over_flops"}}  # one share; one arm
 
 
 def test_an_encoder_that_others_need_is_pretrained_though_its_own_run_is_there() -> None:
