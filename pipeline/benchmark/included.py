@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SETTINGS_FILE = "settings.json"
 SECTIONS = {"data", "cache", "loader", "selection", "mask", "model", "decoder", "pretrain", "methods"}
 SECTIONS |= {"segmenter", "finetune", "evaluate"}
+_SEARCHED = {"finetune", "scheduler", "trials", "finalists", "repeats"}
 LEFT_OUT = {  # where things lie and how they are stored, and what is a column of the table
     "data": {"root", "manifest", "splits", "fold"},
     "cache": {"dir", "row_group_kb", "shard_mb", "compression"},
@@ -104,4 +105,7 @@ def _settings(config: Config) -> dict[str, Any]:
     benchmark: dict[str, Any] = {"equal": chosen.equal, "finetuning": chosen.finetuning, "fields": arms}
     if chosen.equal == "compute":
         benchmark["reference"] = chosen.reference
+    # the one search that runs of the table may have
+    searched = _SEARCHED if config.search.finetune else {"finetune"}
+    settings["search"] = config.search.model_dump(mode="json", include=searched)
     return json.loads(json.dumps(settings | {"benchmark": benchmark}))

@@ -267,6 +267,12 @@ def test_a_table_that_includes_another_knows_the_settings_of_its_arms(tmp_path: 
     made("second", ("scratch",), "first")
     with pytest.raises(ConfigError, match=r"second was made with benchmark\.fields\.unet"):
         made("third", ("unet",), "second", benchmark__fields={"unet": {"finetune.lr": 0.5}})
+    with pytest.raises(ConfigError, match=r"second was made with search\.finetune = false"):
+        made("fourth", ("unet",), "second", search__finetune=True)
+    made("fifth", ("unet",), "", search__finetune=True, search__trials=3)
+    made("sixth", ("scratch",), "fifth", search__finetune=True, search__trials=3, search__concurrent=1)
+    with pytest.raises(ConfigError, match=r"fifth was made with search\.trials = 3"):
+        made("seventh", ("scratch",), "fifth", search__finetune=True, search__trials=4)
 
 
 @pytest.mark.usefixtures("without_cluster")
