@@ -60,8 +60,10 @@ def choose_least_size(cases: Iterable[tuple[np.ndarray, np.ndarray, float]], can
     """The size below which components are best removed; 0 keeps everything.
 
     A case with a lesion counts its DSC. One without counts 1 where nothing is left and 0 otherwise: a finding in a
-    scan without lesion costs as much as a lesion missed. Among the sizes within one standard error of the best mean,
-    the smallest is taken, by the rule that `choose_thresholds` goes by: a few cases cannot justify removing more.
+    scan without lesion costs as much as a lesion missed. But lesions are not given up for clean scans: only sizes at
+    which the cases with a lesion lose no more than one standard error come into question. Among those within one
+    standard error of the best mean over all cases, the smallest is taken, by the rule that `choose_thresholds` goes
+    by: a few cases cannot justify removing more.
 
     Args:
         cases: predicted mask bool [*spatial], annotated mask bool [*spatial], and the size of a voxel; taken one at a
@@ -75,12 +77,25 @@ def choose_least_size(cases: Iterable[tuple[np.ndarray, np.ndarray, float]], can
         ValueError: as in `least_voxels`.
     """
     sizes = sorted({0.0, *map(float, candidates)})
-    scores = [_scores(mask, target, [least_voxels(size, voxel) for size in sizes]) for mask, target, voxel in cases]
+    with_lesion: list[list[float]] = []
+    without: list[list[float]] = []
+    for mask, target, voxel in cases:
+        scores = _scores(mask, target, [least_voxels(size, voxel) for size in sizes])
+        (with_lesion if target.any() else without).append(scores)
+    harmless = _as_good_as_the_best(with_lesion, range(len(sizes)))
+    return sizes[_as_good_as_the_best(with_lesion + without, harmless)[0]]
+
+
+def _as_good_as_the_best(scores: Sequence[Sequence[float]], tried: Sequence[int]) -> Sequence[int]:
+    """Those of the tried columns that fall short of the best of them by one standard error at most; scores by case.
+
+    All of them where there is no case.
+    """
     if not scores:
-        return 0.0
-    tried = [Choice((), tuple(of_size)) for of_size in zip(*scores, strict=True)]
-    best = max(tried, key=lambda choice: float(np.mean(choice.cases)))
-    return next(size for size, choice in zip(sizes, tried, strict=True) if choice.as_good_as(best))
+        return tried
+    choices = {number: Choice((), tuple(case[number] for case in scores)) for number in tried}
+    best = max(choices.values(), key=lambda choice: float(np.mean(choice.cases)))
+    return [number for number, choice in choices.items() if choice.as_good_as(best)]
 
 
 def _scores(mask: np.ndarray, target: np.ndarray, least: Sequence[int]) -> list[float]:

@@ -100,10 +100,22 @@ def test_a_finding_in_a_lesion_free_scan_costs_something() -> None:
     # below 6 the small lesion is lost, 1 -> 0, against 0 -> 1 in each scan without lesion
     lesion, free = case(5, lesion=5), case(5)
     assert choose_least_size([lesion, free], (6,)) == 0
-    assert choose_least_size([lesion] + [free] * 9, (6,)) == 6  # +0.8, standard error 0.2
-    assert choose_least_size([lesion] + [free] * 2, (6,)) == 0  # +0.33, standard error 0.67
+    # of twenty lesions one is lost: 0.05, which is the standard error; the scans without gain more than theirs
+    lesions = [case(10, lesion=10)] * 19 + [lesion]
+    assert choose_least_size(lesions + [free] * 9, (6,)) == 6
+    assert choose_least_size([*lesions, free], (6,)) == 0  # 0, standard error 0.07
     assert choose_least_size([free], (6,)) == 6
     assert choose_least_size([free], (5,)) == 0
+
+
+def test_no_number_of_clean_scans_makes_up_for_lesions_that_are_surely_lost() -> None:
+    lesion, free = case(5, lesion=5), case(5)
+    assert choose_least_size([lesion] + [free] * 99, (6,)) == 0
+    # two of twenty lesions: 0.1, standard error 0.07
+    lesions = [case(10, lesion=10)] * 18 + [lesion] * 2
+    assert choose_least_size(lesions + [free] * 99, (6,)) == 0
+    # false findings of 3 may still go
+    assert choose_least_size([*lesions, *[case(3)] * 99, *[free] * 99], (4, 6)) == 4
 
 
 def test_a_gain_within_the_noise_keeps_everything() -> None:
