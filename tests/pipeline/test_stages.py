@@ -8,8 +8,8 @@ import yaml
 from PIL import Image
 from upath import UPath
 
-from pipeline import benchmark as comparison
 from pipeline import runs, stages
+from pipeline.benchmark import table as comparison
 from pipeline.config import Config
 from pipeline.configuration.overrides import with_fields
 from pipeline.runfolder import RunFolder
