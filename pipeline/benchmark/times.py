@@ -22,13 +22,10 @@ def table_times(config: Config, amount: Amount) -> list[tuple[str, str]]:
     """
     every = without(cells(config), set().union(*(other.places() for other in read_included(config))))
     places = {(cell.seed, cell.fold, cell.labels) for cell in every if cell.counted}
+    runs, arms = sum(cell.counted for cell in every), {cell.arm for cell in every}
     tuning: dict[str, float] = {}
     facts = [
-        (
-            "runs",
-            f"{number(sum(cell.counted for cell in every))}: {len(config.benchmark.arms)} arms at {len(places)} "
-            "combinations of seed, fold and share of labels",
-        ),
+        ("runs", f"{number(runs)}: {len(arms)} arms, {len(places)} seeds x folds x shares of labels"),
         ("measured on", device_name(config)),
     ]
     total = 0.0

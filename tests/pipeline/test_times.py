@@ -52,7 +52,7 @@ def test_a_table_is_all_its_runs_and_one_pretraining_serves_all_shares() -> None
     arms = ("mps_ams", "simmim", "scratch", "unet")
     chosen = config(benchmark__arms=arms, benchmark__seeds=(0, 1, 2), benchmark__label_fractions=(0.1, 0.2))
     facts = dict(table.table_times(chosen, AMOUNT))
-    assert facts["runs"].startswith("24: 4 arms at 6 ")
+    assert facts["runs"] == "24: 4 arms, 6 seeds x folds x shares of labels"
     assert facts["mps_ams"] == "pretraining about 2 min (100 samples/s), fine-tuning about 4 min (5 samples/s)"
     assert facts["simmim"].startswith("pretraining about 22 min (10 samples/s)")
     assert facts["scratch"] == "fine-tuning about 4 min (5 samples/s)"  # as many steps at both shares
