@@ -23,6 +23,7 @@ def benchmark(config: Config) -> None:
 
 
 def times() -> Times:
+    """What tells a dry run how long the table would take; brings torch with it, which --help need not wait for."""
     from pipeline.benchmark.times import table_times
 
     return table_times

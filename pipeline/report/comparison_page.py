@@ -45,6 +45,8 @@ def write_page(
     if table["labels"].nunique() > 1:  # a line needs two points
         plots["dsc_over_labels"] = over_labels(table)
     make_folder(root / "plots")
+    for old in {"differences", "dsc_over_labels"} - plots.keys():  # of a table with other arms or shares
+        (root / "plots" / f"{old}.png").unlink(missing_ok=True)
     for name, png in plots.items():
         (root / "plots" / f"{name}.png").write_bytes(png)
     loader = PackageLoader("pipeline.report")

@@ -334,6 +334,8 @@ def test_what_an_included_table_holds_is_not_run_again_and_rows_stand_in_the_ord
     assert table[["arm", "seed"]].to_numpy().tolist() == [["unet", 0], ["unet", 1], ["scratch", 0], ["scratch", 1]]
     assert table["dsc"][2] == before["dsc"][0]
     # a table of which nothing is left to run
+    (tmp_path / "joined" / "plots").mkdir(parents=True)
+    (tmp_path / "joined" / "plots" / "dsc_over_labels.png").write_bytes(b"of an earlier table")
     module.benchmark(
         config(tmp_path / "joined", **(arms | {"benchmark__seeds": (0,), "benchmark__arms": ("scratch",)}), **own),
         lambda _: None,
