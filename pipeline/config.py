@@ -113,7 +113,8 @@ class Config(Settings):
     def _table_is_possible(self) -> Config:
         chosen, folds = self.benchmark, max(1, self.data.folds)
         if any(not 0 <= fold < folds for fold in chosen.folds):
-            raise ValueError(f"benchmark.folds = {list(chosen.folds)}: must be below data.folds ({self.data.folds})")
+            told = f"must be below data.folds ({folds})" if self.data.folds else "set data.folds to their number"
+            raise ValueError(f"benchmark.folds = {list(chosen.folds)}: {told}")
         if len(chosen.folds) > 1 and self.data.splits:
             raise ValueError("benchmark.folds: with data.splits every fold would be the same")
         shared = any(share != self.data.label_fraction for share in chosen.label_fractions)

@@ -254,7 +254,7 @@ class Pretraining:
         if measure:
             self.noise.halves(self.learner.model, first_half, settings.batch)
         self.learner.update()
-        model.after_update(progress)
+        model.after_update(progress, self.total // settings.batch)
         self.watch.add(first, torch.stack(losses).sum())
 
     def _parts(self, views: list[Batch]) -> list[list[Batch]]:

@@ -49,6 +49,7 @@ def run(config: Config) -> None:
 
 def benchmark(config: Config) -> None:
     """Every cell of the comparison table, on one cluster."""
+    table.planned_cells(config)  # a mistake need not wait for Ray
     with joined(config.run.address):
         table.benchmark(config, preprocess, run, pretrain)
 

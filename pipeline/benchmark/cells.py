@@ -20,6 +20,8 @@ from pipeline.measure.flops import Costs
 from preprocessing.errors import ConfigError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from pipeline.config import Config
 
 
@@ -62,9 +64,12 @@ def cells(config: Config, epochs: Mapping[str, int] | None = None) -> list[Cell]
         epochs: of an arm's pretraining, where they are not the configured ones.
 
     Raises:
-        ConfigError: an arm's settings are no valid ones, or all arms would start from the same encoder.
+        ConfigError: an arm's settings are no valid ones, or all arms would start from the same encoder or be judged by
+            the same segmenter.
     """
     chosen, data = config.benchmark, config.data
+    if config.checkpoint:
+        raise ConfigError(f"checkpoint = {config.checkpoint} would be judged in place of every arm; leave it out")
     if config.finetune.encoder:
         raise ConfigError(
             "finetune.encoder is set, so that no arm would pretrain; give it to an arm of its own: "
@@ -150,6 +155,19 @@ def check_compute(config: Config) -> None:
     reference = config.benchmark.reference
     if config.benchmark.equal == "compute" and reference not in _own(config):
         raise ConfigError(f"benchmark.equal = compute: the reference {reference} must be a pretrained arm of the table")
+
+
+def check_folds(config: Config, cases: pd.DataFrame) -> None:
+    """That the folds differ.
+
+    Args:
+        cases: `PatchCache.cases`.
+
+    Raises:
+        ConfigError: several folds are to be tested of splits that are given with the cases.
+    """
+    if len(config.benchmark.folds) > 1 and (cases["split_given"] != "").any():
+        raise ConfigError("benchmark.folds: the manifest gives the splits, so that every fold would be the same")
 
 
 def equal_compute(config: Config, costs_of: Costs) -> dict[str, int]:

@@ -38,8 +38,9 @@ def write_settings(config: Config, cases: pd.DataFrame, root: UPath) -> None:
     make_folder(root)
     settings = _settings(config)
     for folder in config.benchmark.include:
-        theirs = (read_json(UPath(folder) / SETTINGS_FILE) or settings)["benchmark"]["fields"]
-        settings["benchmark"]["fields"] = theirs | settings["benchmark"]["fields"]
+        theirs = read_json(UPath(folder) / SETTINGS_FILE) or settings
+        settings["benchmark"]["fields"] = theirs["benchmark"]["fields"] | settings["benchmark"]["fields"]
+        settings["methods"] = theirs["methods"] | settings["methods"]
     write_json(root / SETTINGS_FILE, settings | {"cases": _digest(config, cases)})
 
 
@@ -47,7 +48,7 @@ def read_included(config: Config) -> list[Results]:
     """The tables in `benchmark.include`.
 
     Raises:
-        ConfigError: a table is missing, or was made with other settings; all that is wrong with any of them.
+        ConfigError: a table is missing, or was made with other settings; the reference is in none; all that is wrong.
     """
     found, mistakes, own = [], [], _settings(config)
     for folder in config.benchmark.include:
@@ -66,6 +67,10 @@ def read_included(config: Config) -> list[Results]:
         if differing:
             more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
             mistakes.append(f"benchmark.include = {folder} was made with {', '.join(differing[:3])}{more}")
+    reference, arms = config.benchmark.reference, set(config.benchmark.arms)
+    arms.update(*(other.rows["arm"] for other in found))
+    if not mistakes and reference not in arms:
+        mistakes.append(f"benchmark.reference = {reference} is none of the tables' arms, {', '.join(sorted(arms))}")
     if mistakes:
         raise ConfigError(mistakes)
     return found
@@ -102,6 +107,8 @@ def _settings(config: Config) -> dict[str, Any]:
     chosen = config.benchmark
     # pairs, since a field that one table alone has is a difference here
     arms = {arm: sorted(chosen.arm(arm).items()) for arm in chosen.arms}
+    used = {chosen.arm(arm).get("pretrain.method", config.pretrain.method) for arm in chosen.arms}
+    settings["methods"] = {name: options for name, options in settings["methods"].items() if name in used}
     benchmark: dict[str, Any] = {"equal": chosen.equal, "finetuning": chosen.finetuning, "fields": arms}
     if chosen.equal == "compute":
         benchmark["reference"] = chosen.reference

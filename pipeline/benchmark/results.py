@@ -25,7 +25,7 @@ from preprocessing.storage import write_text
 
 TABLE_FILE, SCORES_FILE = "table.csv", "scores.csv"
 PLACE = ["arm", "seed", "fold", "labels"]
-ROW = [*PLACE, *METRICS, "samples_seen", "visible", "flops_first", "flops_mean", "pretrain_flops"]
+ROW = [*PLACE, *METRICS, "probe_dsc", "samples_seen", "visible", "flops_first", "flops_mean", "pretrain_flops"]
 ROW += ["pretrain_seconds", "finetune_seconds"]
 
 
@@ -34,7 +34,8 @@ class Results:
     """Of finished cells.
 
     Attributes:
-        rows: one a cell: arm, seed, fold, labels, metrics, samples seen, share of visible patches, FLOPs, seconds.
+        rows: one a cell: arm, seed, fold, labels, metrics, the probe's last DSC, samples seen, share of visible
+            patches, FLOPs, seconds.
         scores: one a test case of a cell: case, dsc (mean over regions), group, arm, seed, fold, labels.
     """
 
@@ -106,6 +107,12 @@ class Results:
         )
 
 
+def finished(cell: Cell) -> bool:
+    """Whether a run has its test metrics, maybe of other settings."""
+    metrics = RunFolder(cell.config.run.dir, say=lambda _: None).read_metrics()
+    return "test" in metrics.get("segmentation", {})
+
+
 def _place(cell: Cell) -> tuple[str, int, int]:
     return cell.arm, cell.seed, cell.fold
 
@@ -117,6 +124,7 @@ def _row(cell: Cell, home: Cell, costs: Costs) -> dict[str, Any]:
     records = read_history(pretrained.root / "pretrain") if home.config.pretrains else []
     shares = [1 - record["masked"] for record in records if record["masked"] is not None]
     ratios = [record["ratio"] for record in records if record["ratio"] is not None]
+    probes = [record["probe_dsc"] for record in records if record.get("probe_dsc") is not None]
     nothing = math.nan if home.config.finetune.encoder else 0.0
     samples = records[-1]["samples_seen"] if records else nothing
     cost = costs(home.config, float(np.mean(ratios)) if ratios else None) if records else None
@@ -130,6 +138,7 @@ def _row(cell: Cell, home: Cell, costs: Costs) -> dict[str, Any]:
         "fold": cell.fold,
         "labels": cell.labels,
         **{name: metrics[name] for name in METRICS},
+        "probe_dsc": probes[-1] if probes else None,
         "samples_seen": samples,
         "visible": float(np.mean(shares)) if shares else None,
         "flops_first": cost.first if cost else nothing,

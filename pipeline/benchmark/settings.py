@@ -30,8 +30,9 @@ ARMS |= {name: {"pretrain.method": name} for name in METHODS if name not in ARMS
 ARMS["amlp"] = MPS_AMS | {"methods.mps_ams.hard_patches": 1.0, "methods.mps_ams.category": 0.1}
 # the supervised anchor, from random weights
 ARMS["unet"] = {"pretrain.method": "scratch", "segmenter.kind": "unet"}
-# sections, and a field, that make the cells of a seed and fold comparable
-_SHARED = {"run", "data", "cache", "search", "benchmark", "pretrain.include_test"}
+# sections and fields that make the cells of a seed and fold comparable
+_SHARED = {"run", "data", "cache", "search", "benchmark", "evaluate", "profile", "checkpoint"}
+_SHARED |= {"pretrain.include_test", "finetune.classes"}
 
 
 class BenchmarkSettings(Settings):

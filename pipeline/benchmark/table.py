@@ -8,15 +8,24 @@ from typing import Any
 
 import pandas as pd
 import ray
-from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
+from ray.exceptions import RayError
 from upath import UPath
 
-from pipeline.benchmark.cells import Cell, cells, check_compute, equal_compute, without
+from pipeline.benchmark.cells import Cell, cells, check_compute, check_folds, equal_compute, without
 from pipeline.benchmark.included import check_cases, read_included, write_settings
-from pipeline.benchmark.results import PLACE, Results, scores_of
+from pipeline.benchmark.results import PLACE, Results, finished, scores_of
 from pipeline.measure.flops import Costs
 from pipeline.methods import Shape
-from pipeline.report.comparison import comparisons, differences, lacking, markdown, planned, summary
+from pipeline.report.comparison import (
+    Plan,
+    comparisons,
+    differences,
+    lacking,
+    markdown,
+    planned,
+    spread_over,
+    summary,
+)
 from pipeline.report.comparison_page import write_page
 from pipeline.training.offers import groups_at_once
 from preprocessing.cache import PatchCache
@@ -25,6 +34,17 @@ from preprocessing.splits import make_splits
 from preprocessing.storage import write_text
 
 Job = Callable[[Any], None]
+
+
+def planned_cells(config: Any) -> tuple[list[Cell], list[Results]]:
+    """Every run of the table, and the included tables; what is wrong with them shows before anything is started.
+
+    Raises:
+        ConfigError: an arm's settings are no valid ones, or a table to be included is not there or another one.
+    """
+    every, others = cells(config), read_included(config)
+    check_compute(config)
+    return every, others
 
 
 def benchmark(config: Any, prepare: Job, run_cell: Job, pretrain_cell: Job) -> pd.DataFrame:
@@ -46,18 +66,19 @@ def benchmark(config: Any, prepare: Job, run_cell: Job, pretrain_cell: Job) -> p
         RunError: a cell failed, also where its process was lost; the others were finished first.
     """
     task = ray.remote(num_cpus=0, max_retries=0)(_run)  # its training asks for what it needs
-    every = cells(config)
-    others = read_included(config)
-    check_compute(config)
+    every, others = planned_cells(config)
     prepare(every[0].config)
     cache = PatchCache.open(every[0].config.cache.dir)
     check_cases(config, cache.cases)
+    check_folds(config, cache.cases)
     costs = Costs(Shape.of(cache))
     if config.benchmark.equal == "compute":
         every = cells(config, equal_compute(config, costs))
     table = _Table(config, every, others, cache.cases)
     every = without(every, set().union(*(other.places() for other in others)))
     print(table.planned(table.known()), flush=True)
+    # a run that had been finished is soon told again; until all are the table as it was is the better one
+    before = {number for number, cell in enumerate(every) if cell.counted and finished(cell)}
     started: dict[int, ray.ObjectRef] = {}
     running: dict[ray.ObjectRef, int] = {}
     ended: set[int] = set()
@@ -70,21 +91,23 @@ def benchmark(config: Any, prepare: Job, run_cell: Job, pretrain_cell: Job) -> p
             number = running.pop(ref)
             try:
                 ray.get(ref)
-            except (RunError, ConfigError, NodeDiedError, OutOfMemoryError, WorkerCrashedError) as error:
+            except (RunError, ConfigError, RayError) as error:
                 failures.append(f"{every[number]}: {getattr(error, 'cause', error)}")
                 continue
             ended.add(number)
             if every[number].counted:
                 results = Results.of([every[n] for n in sorted(ended)], costs)
-                table.write(results)
+                if before <= ended:
+                    table.write(results)
                 dsc = results.rows["dsc"].iloc[sum(every[n].counted for n in ended if n < number)]
-                print(f"benchmark: {len(ended)} of {len(every)}, {every[number]}: DSC {dsc:.3f}", flush=True)
+                told = "no lesion to test on" if dsc is None else f"DSC {dsc:.3f}"
+                print(f"benchmark: {len(ended)} of {len(every)}, {every[number]}: {told}", flush=True)
 
-    before = None
+    prepared = None
     for number, cell in enumerate(every):
-        if (cell.seed, cell.fold) != before:
+        if (cell.seed, cell.fold) != prepared:
             prepare(cell.config)
-            before = (cell.seed, cell.fold)
+            prepared = (cell.seed, cell.fold)
         collect(groups_at_once(cell.config.resources) - 1)
         # a cell that starts from another's encoder waits for it, and fails with it
         first = None if cell.needs is None else started[cell.needs]
@@ -92,7 +115,12 @@ def benchmark(config: Any, prepare: Job, run_cell: Job, pretrain_cell: Job) -> p
         running[started[number]] = number
     collect(0)
     if failures:
-        raise RunError("some cells of the table failed:\n" + "\n".join(failures))
+        if any(every[number].counted for number in ended):
+            table.write(Results.of([every[n] for n in sorted(ended)], costs))
+        raise RunError(
+            "some cells of the table failed; the same command tries them again, and the others are in "
+            f"{UPath(config.run.dir) / 'benchmark.html'}:\n" + "\n".join(failures)
+        )
     results = Results.of(every, costs)
     print(markdown(table.write(results)))
     print(f"benchmark: {UPath(config.run.dir) / 'benchmark.html'}")
@@ -110,6 +138,7 @@ class _Table:
         self._config, self._every, self._others, self._cases = config, every, others, cases
         self._root = UPath(config.run.dir)
         self._tested = _test_groups(every, cases)
+        self._places = {(cell.arm, cell.labels) for cell in every if cell.counted}
 
     def known(self) -> pd.DataFrame:
         """Scores of what was finished before, here and elsewhere, to plan by."""
@@ -120,27 +149,28 @@ class _Table:
 
     def planned(self, scores: pd.DataFrame) -> str:
         """What the table can tell, in a sentence."""
-        return planned(self._config.benchmark, scores, self._groups(scores))
+        return planned(self._config.benchmark, scores, self._plan(scores))
 
     def write(self, results: Results) -> pd.DataFrame:
         """Write all files; returns the rows that a reader sees."""
         whole = results.with_others(self._others).in_order(self._config.benchmark.arms)
         chosen = self._config.benchmark
         intervals = differences(comparisons(whole.scores, chosen.reference))
-        lines = summary(whole.rows, whole.scores, intervals, chosen, self._groups(whole.scores))
+        lines = summary(whole.rows, whole.scores, intervals, chosen)
         places = whole.places()
         missing = [str(cell) for cell in self._every if cell.counted and cell.place not in places]
-        note = f"{self.planned(whole.scores)}. {lacking(missing)}"
+        note = f"{self.planned(whole.scores)}. {spread_over(whole.rows)} {lacking(missing)}"
         write_settings(self._config, self._cases, self._root)
         whole.write(self._root)
         write_text(self._root / "table.md", f"{markdown(lines)}\n{note}\n")
         write_page(self._root, whole.rows, lines, intervals, chosen.reference, note)
         return lines
 
-    def _groups(self, scores: pd.DataFrame) -> list[str]:
-        """The group of each case that is to be tested here, or was in an included table."""
+    def _plan(self, scores: pd.DataFrame) -> Plan:
+        """With what was tested in included tables."""
         found = scores[scores["dsc"].notna()]
-        return list((dict(zip(found["case"], found["group"], strict=True)) | self._tested).values())
+        groups = dict(zip(found["case"], found["group"], strict=True)) | self._tested
+        return Plan(list(groups.values()), self._places)
 
 
 def _test_groups(every: Sequence[Cell], cases: pd.DataFrame) -> dict[str, str]:

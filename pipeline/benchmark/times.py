@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.benchmark.cells import cells, without
-from pipeline.benchmark.included import read_included
+from pipeline.benchmark.cells import without
+from pipeline.benchmark.table import planned_cells
 from pipeline.measure.estimate import device_name, finetuning_speed, model_of, pretraining_speed
 from pipeline.measure.times import Amount, rate
 from pipeline.report.wording import duration, number
@@ -20,7 +20,8 @@ def table_times(config: Config, amount: Amount) -> list[tuple[str, str]]:
     Raises:
         ConfigError: an arm's settings are no valid ones, or a table to be included is not there or another one.
     """
-    every = without(cells(config), set().union(*(other.places() for other in read_included(config))))
+    every, others = planned_cells(config)
+    every = without(every, set().union(*(other.places() for other in others)))
     places = {(cell.seed, cell.fold, cell.labels) for cell in every if cell.counted}
     runs, arms = sum(cell.counted for cell in every), {cell.arm for cell in every}
     tuning: dict[str, float] = {}

@@ -27,7 +27,7 @@ _WORDS = {
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "should be a whole number"),
     **dict.fromkeys(("float_type", "float_parsing"), "should be a number"),
     **dict.fromkeys(("bool_type", "bool_parsing"), "should be true or false"),
-    **dict.fromkeys(("tuple_type", "list_type"), "should be a list such as [8, 8]"),
+    **dict.fromkeys(("tuple_type", "list_type"), "should be a list in brackets, such as [8, 8]"),
 }
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 

@@ -121,8 +121,8 @@ class Method(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} must define forward")
 
-    def after_update(self, progress: float) -> None:
-        """Called after each optimiser update, with the training's progress in [0, 1] at that step."""
+    def after_update(self, progress: float, steps: int) -> None:
+        """Called after each optimiser update, with the training's progress in [0, 1] at that step and its steps."""
 
 
 class Masking(Method):

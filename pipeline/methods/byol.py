@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.methods.base import Method, Shape, StepResult, real_tokens
 from pipeline.models.encoder import Encoder
 from pipeline.models.image_level import head, image_vector
-from pipeline.models.momentum import follow, rising, slow_copy
+from pipeline.models.momentum import follow, rising, slow_copy, within
 from pipeline.training.loader import Batch
 from preprocessing.settings import Settings
 
@@ -26,6 +26,13 @@ class ByolOptions(Settings):
 
     momentum: float = Field(
         0.996, ge=0, lt=1, description="Momentum of the target at the beginning; it rises to 1 by half a cosine."
+    )
+    memory: float = Field(
+        0.03,
+        gt=0,
+        le=1,
+        description="Share of the training that the target looks back over at most; it lowers the "
+        "momentum of a short training.",
     )
     hidden: int = Field(4096, ge=2, description="Hidden width of projector and predictor.")
     features: int = Field(256, ge=2, description="Features that are compared.")
@@ -51,9 +58,9 @@ class Byol(Method):
             target = [self._project(self.target_encoder, self.target_projector, view) for view in views]
         return StepResult(distance(online[0], target[1]) + distance(online[1], target[0]), None)
 
-    def after_update(self, progress: float) -> None:
+    def after_update(self, progress: float, steps: int) -> None:
         """The target follows (eq. 1), the more slowly the further the training has come."""
-        momentum = rising(self.options.momentum, progress)
+        momentum = rising(within(self.options.momentum, steps, self.options.memory), progress)
         follow(self.target_encoder, self.encoder, momentum)
         follow(self.target_projector, self.projector, momentum)
 

@@ -15,7 +15,7 @@ from pipeline.methods.base import Shape, real_tokens
 from pipeline.methods.mae import NOISE, Mae
 from pipeline.models.image_level import at_least_one
 from pipeline.models.mae import TokenDecoder, masked_mean, patch_means
-from pipeline.models.momentum import follow, slow_copy
+from pipeline.models.momentum import follow, slow_copy, within
 from pipeline.training.loader import Batch
 from preprocessing.settings import Settings
 
@@ -32,10 +32,23 @@ class HpmOptions(Settings):
     )
     hard_end: float = Field(0.5, ge=0, le=1, description="The same at the end; it moves in a straight line.")
     momentum: float = Field(0.999, ge=0, lt=1, description="Momentum of the teacher that predicts before masking.")
+    memory: float = Field(
+        0.03,
+        gt=0,
+        le=1,
+        description="Share of the training that the teacher looks back over at most; it lowers the "
+        "momentum of a short training.",
+    )
+    relative: float = Field(
+        0.05,
+        gt=0,
+        description="Weight of the relative loss. The paper's 1 is for images divided by their standard deviation "
+        "(about .22 of the range), whose squared errors are 20 times those of intensities in [0, 1].",
+    )
 
 
 class Hpm(Mae):
-    """Reconstruction loss plus the loss of predicting which of two masked patches is harder (its relative loss).
+    """Reconstruction loss plus that of predicting which of two masked patches is harder (the paper's relative loss).
 
     A teacher, the running mean of encoder and loss predictor, ranks the patches of the whole image. The strength of a
     step is the share of its masked patches that are the teacher's hardest; the others are random.
@@ -79,12 +92,13 @@ class Hpm(Mae):
         error = self.errors(self.autoencoder.decoder(encoded, self.coords, plan), batch)
         predicted = self.predictor(encoded, self.coords, plan).squeeze(-1).float()
         relative = relative_loss(predicted, patch_means(error.detach(), pixels), plan.masked)
-        return masked_mean(error, plan.masked, pixels) + relative
+        return masked_mean(error, plan.masked, pixels) + self.options.relative * relative
 
-    def after_update(self, progress: float) -> None:
+    def after_update(self, progress: float, steps: int) -> None:
         """The teacher follows."""
-        follow(self.teacher_encoder, self.encoder, self.options.momentum)
-        follow(self.teacher_predictor, self.predictor, self.options.momentum)
+        momentum = within(self.options.momentum, steps, self.options.memory)
+        follow(self.teacher_encoder, self.encoder, momentum)
+        follow(self.teacher_predictor, self.predictor, momentum)
 
 
 def relative_loss(predicted: Tensor, error: Tensor, masked: Tensor) -> Tensor:

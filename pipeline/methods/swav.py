@@ -25,7 +25,7 @@ class SwavOptions(Settings):
     """SwAV (arXiv 2006.09882): swapped assignments to prototypes; two whole views, no multi-crop, no queue."""
 
     prototypes: int = Field(
-        64, ge=2, description="Prototypes; about as many as a step has samples (the paper: 3000 for batches of 4096)."
+        0, ge=0, description="Prototypes; 0: three for every four samples of a step (the paper: 3000 for 4096)."
     )
     temperature: float = Field(0.1, gt=0, description="Temperature of the softmax over prototypes.")
     epsilon: float = Field(0.05, gt=0, description="Smoothness of the assignments (entropy of Sinkhorn-Knopp).")
@@ -49,7 +49,8 @@ class Swav(Method):
         super().__init__(config, shape, options)
         self.encoder = self.new_encoder()
         self.head = head(config.model.width, options.hidden, options.features, normalise=True)
-        self.prototypes = nn.Parameter(F.normalize(torch.randn(options.prototypes, options.features), dim=1))
+        prototypes = options.prototypes or max(2, round(0.75 * config.pretrain.batch))
+        self.prototypes = nn.Parameter(F.normalize(torch.randn(prototypes, options.features), dim=1))
 
     def forward(self, views: Sequence[Batch], ratio: float, strength: float, seed: int) -> StepResult:
         features = [

@@ -37,16 +37,17 @@ class UmMaeOptions(Settings):
 @dataclass(frozen=True)
 class UniformPlan(MaskPlan):
     """As `MaskPlan`; `replaced`, bool [B, K], are the kept places whose patch the encoder does not see: they hold the
-    mask token, and are reconstructed too."""
+    mask token, and are not reconstructed."""
 
     replaced: Tensor
 
 
 class UmMae(Mae):
-    """Uniform sampling fixes the ratio: 3/4 of the patches in 2D, 7/8 in 3D, and a share of the rest.
+    """Uniform sampling fixes the ratio: 3/4 of the patches in 2D, 7/8 in 3D; the encoder sees a share less of the rest.
 
     The paper makes this for transformers with windows, which need a regular grid of tokens; the plain encoder here does
-    not, so that only its masks are compared. That secondary masked patches are reconstructed is an assumption.
+    not, so that only its masks are compared. The loss is over what uniform sampling left out, as in the authors'
+    implementation: what is masked a second time makes the task harder and is not reconstructed.
     """
 
     Options = UmMaeOptions
@@ -59,8 +60,8 @@ class UmMae(Mae):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def ratio(self, progress: float) -> float:
-        """What uniform sampling and secondary masking come to."""
-        return 1.0 - (1.0 - self.options.secondary) / _EDGE**self.shape.dims
+        """What uniform sampling comes to."""
+        return 1.0 - 1.0 / _EDGE**self.shape.dims
 
     def plan(self, batch: Batch, ratio: float, strength: float, seed: int) -> UniformPlan:
         """The batch's masks: a function of seed and global position; a block of padding alone shows nothing."""
@@ -76,8 +77,8 @@ class UmMae(Mae):
         shown = attend.sum(1, keepdim=True)
         replaced = attend & (rank < torch.minimum((shown * self.options.secondary).round(), shown - 1))
         attend = attend | ~attend.any(1, keepdim=True)  # attention needs a token even where all is padding
-        seen = torch.zeros_like(real).scatter(1, keep, attend & ~replaced)
-        return UniformPlan(keep, attend, real & ~seen, replaced)
+        kept = torch.zeros_like(real).scatter(1, keep, attend)
+        return UniformPlan(keep, attend, real & ~kept, replaced)
 
     def predict(self, batch: Batch, plan: MaskPlan) -> Tensor:
         """Predicted targets [b, N, D]; only the masked ones mean anything."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from pipeline.report.data import ReportData
 
 _FEW_TESTED = 10
@@ -46,9 +49,7 @@ def _pretraining(data: ReportData) -> list[str]:
     first, last = data.pretrain[0], data.pretrain[-1]
     if len(data.pretrain) > 1 and last["loss"] > 0.95 * first["loss"]:
         notes.append(f"The pretraining loss hardly fell ({first['loss']:.3g} to {last['loss']:.3g}).")
-    seen = [record["lesion_seen"] for record in data.pretrain if record.get("lesion_seen") is not None]
-    if seen and sum(seen) / len(seen) < 0.05:
-        notes.append(f"The encoder saw only {sum(seen) / len(seen):.1%} of the lesion patches; lower mask.strength.")
+    notes += _starved(data.pretrain[3 * len(data.pretrain) // 4 :])
     waited = (data.metrics.get("pretrain") or {}).get("data_wait_fraction")
     if waited is not None and waited > 0.05:
         notes.append(f"Training waited for data {waited:.0%} of the time; raise loader.memory_mb or loader.prefetch.")
@@ -56,6 +57,21 @@ def _pretraining(data: ReportData) -> list[str]:
     if len(probes) > 2 and max(probes)[1] == probes[-1][1] and max(probes)[0] - probes[-2][0] > 0.01:
         notes.append("The probe's DSC was still rising at the end: a longer pretraining may help.")
     return notes
+
+
+def _starved(late: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Whether the encoder hardly saw lesions in the last quarter, in which a schedule masks most."""
+    records = [record for record in late if record.get("lesion_seen") is not None]
+    if not records:
+        return []
+    seen = sum(record["lesion_seen"] for record in records) / len(records)
+    visible = sum(1 - record["masked"] for record in records) / len(records)
+    if seen >= visible / 3:
+        return []
+    return [
+        f"Towards the end the encoder saw {seen:.1%} of the lesion patches where random masks would have shown "
+        f"{visible:.1%}; lower the end of mask.strength, or raise mask.random_share."
+    ]
 
 
 def _test(data: ReportData) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 
 from pipeline.report.statistics import (
     Interval,
+    detectable,
     expected_half_width,
     holm,
     independent_cases,
@@ -27,6 +29,19 @@ METRICS = ("dsc", "ppv", "sen", "hd95")
 Place = tuple[str, float]  # arm, share of labels
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a table is going to hold.
+
+    Attributes:
+        tested: the group of each case that is to be tested.
+        places: arm and share of labels of each row.
+    """
+
+    tested: Sequence[str]
+    places: Collection[Place]
+
+
 def differences(pairs: dict[Place, pd.DataFrame]) -> dict[Place, Interval]:
     """Mean difference of each comparison, with intervals that hold for all of them together."""
     return dict(zip(pairs, simultaneous(list(pairs.values())), strict=True))
@@ -37,7 +52,6 @@ def summary(
     scores: pd.DataFrame,
     intervals: dict[Place, Interval],
     settings: BenchmarkSettings,
-    tested: Sequence[str],
 ) -> pd.DataFrame:
     """One row an arm and share of labels, in the order of the table.
 
@@ -46,25 +60,27 @@ def summary(
         scores: one row a test case of a cell: arm, seed, fold, labels, case, group, dsc.
         intervals: the differences to the reference, see `differences`.
         settings: reference and aim.
-        tested: the group of each case that is to be tested, see `expected`.
     """
     pairs = comparisons(scores, settings.reference)
     p_values = dict(zip(pairs, holm([wilcoxon(cases) for cases in pairs.values()]), strict=True))
-    half = expected(settings, pairs, tested)
     rows = []
     for (arm, labels), part in table.groupby(["arm", "labels"], sort=False):
         row: dict[str, Any] = {"arm": arm, "labels": f"{labels:g}", "n": len(part)}
-        row |= {metric: _spread(part[metric]) for metric in METRICS}
-        row |= dict.fromkeys((f"DSC less {settings.reference}", "p", "cases", "seeds", "verdict"), "")
+        row |= {metric: _spread(part, metric) for metric in METRICS}
+        row |= dict.fromkeys((f"DSC less {settings.reference}", "by seed", "p", "cases", "trainings", "verdict"), "")
         if (arm, labels) in pairs:
             found, cases = intervals[arm, labels], pairs[arm, labels]
             row[f"DSC less {settings.reference}"] = f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+            trainings = _trainings_of_both(table, arm, settings.reference, labels)
             row |= {
+                "by seed": ", ".join(f"{mean:+.3f}" for mean in trainings.groupby("seed")["difference"].mean()),
                 "p": f"{p_values[arm, labels]:.3g}",
                 "cases": len(cases),
-                "seeds": _seeds_of_both(scores, arm, settings.reference, labels),
+                "trainings": len(trainings),
             }
-            row["verdict"] = verdict(found, settings.aim, half)
+            row["verdict"] = verdict(found, settings.aim) + (" (one training)" if len(trainings) == 1 else "")
+        if table["probe_dsc"].notna().any():
+            row["probe DSC"] = _spread(part, "probe_dsc")
         row["samples"] = _whole(part["samples_seen"])
         row["visible"] = f"{part['visible'].mean():.2f}" if part["visible"].notna().any() else ""
         row["FLOPs a sample"] = _flops(part["flops_mean"])
@@ -84,7 +100,7 @@ def comparisons(scores: pd.DataFrame, reference: str) -> dict[Place, pd.DataFram
     return found
 
 
-def expected(settings: BenchmarkSettings, pairs: dict[Place, pd.DataFrame], tested: Sequence[str]) -> float:
+def expected(settings: BenchmarkSettings, pairs: dict[Place, pd.DataFrame], plan: Plan) -> float:
     """Half-width of the intervals that is to be expected of the whole table; NaN where nothing is known to plan by.
 
     From `benchmark.expected_sd`, else from the differences of the runs that are finished, and the number of test cases
@@ -92,19 +108,29 @@ def expected(settings: BenchmarkSettings, pairs: dict[Place, pd.DataFrame], test
     """
     known = [cases["difference"].var(ddof=1) for cases in pairs.values() if len(cases) > 1]
     deviation = settings.expected_sd or (math.sqrt(float(np.mean(known))) if known else math.nan)
-    arms = {*settings.arms, *(arm for arm, _ in pairs)} - {settings.reference}
-    number = len(arms) * max(1, len({*settings.label_fractions, *(share for _, share in pairs)}))
-    return expected_half_width(deviation, independent_cases(tested), number)
+    number = sum(arm != settings.reference for arm, _ in {*plan.places, *pairs})
+    return expected_half_width(deviation, independent_cases(plan.tested), number)
 
 
-def planned(settings: BenchmarkSettings, scores: pd.DataFrame, tested: Sequence[str]) -> str:
+def planned(settings: BenchmarkSettings, scores: pd.DataFrame, plan: Plan) -> str:
     """A sentence on what the table will be able to tell."""
-    half = expected(settings, comparisons(scores, settings.reference), tested)
-    text = f"benchmark: {len(tested)} test cases with a lesion, worth {independent_cases(tested):.0f} independent ones"
+    half, worth = expected(settings, comparisons(scores, settings.reference), plan), independent_cases(plan.tested)
+    text = f"benchmark: {len(plan.tested)} test cases with a lesion, worth {worth:.0f} independent ones"
     if math.isnan(half):
         return f"{text}; how wide the intervals will be is not known (set benchmark.expected_sd to plan)"
-    can = "can" if settings.aim >= half else "CANNOT"
-    return f"{text}: intervals of about ±{half:.3f} DSC are expected, so that {settings.aim:g} {can} be told from zero"
+    can = "can" if settings.aim >= detectable(half) else "CANNOT"
+    return (
+        f"{text}: intervals of about ±{half:.3f} DSC are expected, so that {settings.aim:g} {can} be told from zero; "
+        f"{detectable(half):.3f} could, four times in five"
+    )
+
+
+def spread_over(rows: pd.DataFrame) -> str:
+    """A sentence on what the standard deviations are taken over."""
+    if rows["seed"].nunique() > 1:
+        folds = ", each the mean of its folds" if rows["fold"].nunique() > 1 else ""
+        return f"±: standard deviation over seeds{folds}."
+    return "±: standard deviation over the folds of one seed." if rows["fold"].nunique() > 1 else ""
 
 
 def lacking(missing: Sequence[str]) -> str:
@@ -123,11 +149,12 @@ def markdown(lines: pd.DataFrame) -> str:
     return head + "".join("| " + " | ".join(row) + " |\n" for row in text.to_numpy())
 
 
-def _seeds_of_both(scores: pd.DataFrame, arm: str, reference: str, labels: float) -> int:
-    """Seeds in which both were tested on the same fold."""
-    of = scores[scores["labels"] == labels].groupby("arm")[["seed", "fold"]]
-    first, second = (set(of.get_group(name).itertuples(index=False, name=None)) for name in (arm, reference))
-    return len({seed for seed, _ in first & second})
+def _trainings_of_both(table: pd.DataFrame, arm: str, reference: str, labels: float) -> pd.DataFrame:
+    """Seeds and folds in which both were tested, with the difference of their mean DSC."""
+    keys = ["seed", "fold"]
+    of = table[table["labels"] == labels].groupby("arm")[[*keys, "dsc"]]
+    both = of.get_group(arm).merge(of.get_group(reference), on=keys, suffixes=("", "_reference"))
+    return both.assign(difference=pd.to_numeric(both["dsc"]) - pd.to_numeric(both["dsc_reference"]))
 
 
 def _flops(values: pd.Series) -> str:
@@ -139,8 +166,12 @@ def _whole(values: pd.Series) -> str:
     return "" if values.isna().all() else f"{values.mean():.0f}"
 
 
-def _spread(values: pd.Series) -> str:
-    values = pd.to_numeric(values).dropna()
+def _spread(part: pd.DataFrame, metric: str) -> str:
+    """Mean and standard deviation over seeds, a seed's folds being averaged; over the folds where there is one seed."""
+    values = pd.to_numeric(part[metric])
+    if part["seed"].nunique() > 1:
+        values = values.groupby(part["seed"]).mean()
+    values = values.dropna()
     if values.empty:
         return ""
     return f"{values.mean():.3f} ± {values.std():.3f}" if len(values) > 1 else f"{values.mean():.3f}"

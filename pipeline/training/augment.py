@@ -136,7 +136,7 @@ def vary_intensity(image: Tensor, position: Tensor, seed: int, settings: Augment
     chosen, bright, contrast, gamma, noise, blur = (column.view(shape) for column in draw.unbind(1))
     changed = _blur(image, settings.blur * blur) if settings.blur > 0 else image
     changed = changed.clamp(0, 1) ** _log_range(gamma, settings.gamma)
-    mean = changed.flatten(1).mean(1).view(shape)
+    mean = changed.mean(tuple(range(2, image.ndim)), keepdim=True)  # of each channel: PET has another than CT
     changed = (changed - mean) * _log_range(contrast, settings.contrast) + mean
     changed = changed + settings.brightness * (2 * bright - 1)
     if settings.noise > 0:

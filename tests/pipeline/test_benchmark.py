@@ -68,6 +68,8 @@ def test_arms_of_ones_own_and_mistakes_in_them() -> None:
         cells(config(benchmark__fields={"scratch": {"finetune.speed": 1}}))
     with pytest.raises(ConfigError, match="give it to an arm of its own"):
         cells(config(finetune__encoder="runs/y/pretrain/encoder"))
+    with pytest.raises(ConfigError, match="would be judged in place of every arm"):
+        cells(config(checkpoint="runs/y/finetune"))
     with pytest.raises(ConfigError, match=r"scratch: finetune\.lr = -1: should be more than 0"):
         cells(config(benchmark__fields={"scratch": {"finetune.lr": -1}}))
     with pytest.raises(ConfigError, match=r"scratch: there is no setting finetune\.lr\.x"):
@@ -83,6 +85,11 @@ def test_arms_of_ones_own_and_mistakes_in_them() -> None:
         ({"benchmark__fields": {"unett": {"finetune.lr": 0.1}}}, "'unett' is neither an arm of its own"),
         ({"benchmark__fields": {"scratch": {"data.label_fraction": 0.5}}}, "scratch sets data.label_fraction, which"),
         ({"benchmark__fields": {"mps_ams": {"pretrain.include_test": True}}}, "sets pretrain.include_test, which"),
+        ({"benchmark__fields": {"mps_ams": {"checkpoint": "runs/y/finetune"}}}, "sets checkpoint, which"),
+        ({"benchmark__fields": {"mps_ams": {"profile": "full"}}}, "sets profile, which"),
+        ({"benchmark__fields": {"mps_ams": {"evaluate.mirror": False}}}, r"sets evaluate\.mirror, which"),
+        ({"benchmark__folds": (0, 1)}, "set data.folds to their number"),
+        ({"benchmark__folds": (0, 4), "data__folds": 4}, r"must be below data\.folds \(4\)"),
         ({"benchmark__reference": "mae"}, "the reference 'mae' is not among benchmark.arms"),
         ({"benchmark__arms": ("scratch", "scratch")}, "each may be named once"),
         ({"benchmark__seeds": (0, 1, 0)}, "each may be named once"),
@@ -302,7 +309,109 @@ def test_a_half_finished_table_says_what_it_lacks_and_how_many_seeds_are_compare
     assert "2 runs are not in it yet: unet, seed 1, fold 0, labels 1; unet, seed 2, fold 0, labels 1." in text
     (row,) = (line.split(" | ") for line in text.splitlines() if line.startswith("| scratch"))
     head = text.splitlines()[0].split(" | ")
-    assert (row[head.index("n")], row[head.index("seeds")]) == ("3", "1")
+    assert (row[head.index("n")], row[head.index("trainings")]) == ("3", "1")
+    assert row[head.index("verdict")].endswith(" (one training)")
+
+
+@pytest.mark.usefixtures("without_cluster")
+def test_a_table_that_is_taken_up_again_does_not_shrink(tmp_path: Path) -> None:
+    chosen = config(tmp_path, benchmark__arms=("unet", "scratch"), benchmark__seeds=(0, 1, 2))
+    whole = module.benchmark(chosen, lambda _: None, lambda cell: finished(cell, 0.0), None)
+    again = []
+
+    def interrupted(cell: Any) -> None:
+        again.append(cell)
+        if len(again) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        module.benchmark(chosen, lambda _: None, interrupted, None)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "table.csv")[["arm", "seed", "dsc"]], order_of(whole))
+    more = config(tmp_path, benchmark__arms=("unet", "scratch", "mae"), benchmark__seeds=(0, 1, 2))
+
+    def failing(cell: Any) -> None:
+        if cell.pretrain.method == "mae":
+            raise RunError("no memory")
+
+    with pytest.raises(RunError, match=r"the same command tries them again, and the others are in .*benchmark\.html"):
+        module.benchmark(more, lambda _: None, failing, None)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "table.csv")[["arm", "seed", "dsc"]], order_of(whole))
+
+
+def order_of(table: pd.DataFrame) -> pd.DataFrame:
+    """As the file has it: arm by arm."""
+    return table.sort_values(["arm", "seed"], ascending=[False, True])[["arm", "seed", "dsc"]].reset_index(drop=True)
+
+
+@pytest.mark.usefixtures("without_cluster")
+def test_a_reference_that_no_table_has_is_a_mistake(tmp_path: Path) -> None:
+    old = {"benchmark__arms": ("scratch",), "benchmark__include": ()}
+    module.benchmark(config(tmp_path / "old", **old), lambda _: None, lambda cell: finished(cell, 0.0), None)
+    chosen = {"benchmark__arms": ("unet",), "benchmark__include": (str(tmp_path / "old"),)}
+    module.planned_cells(config(tmp_path / "new", benchmark__reference="scratch", **chosen))
+    with pytest.raises(ConfigError, match=r"benchmark\.reference = scrach is none of the tables' arms, scratch, unet"):
+        module.planned_cells(config(tmp_path / "new", benchmark__reference="scrach", **chosen))
+
+
+@pytest.mark.usefixtures("without_cluster")
+def test_settings_of_methods_that_a_table_does_not_have_do_not_matter(tmp_path: Path) -> None:
+    fields = {"benchmark__reference": "mae"}
+    made = config(tmp_path / "old", benchmark__arms=("mae",), **fields)
+    module.benchmark(made, lambda _: None, lambda cell: finished(cell, 0.0), None)
+    fields |= {"benchmark__arms": ("hpm",), "benchmark__include": (str(tmp_path / "old"),)}
+    other = config(tmp_path / "new", methods__hpm__momentum=0.5, **fields)
+    module.benchmark(other, lambda _: None, lambda cell: finished(cell, 0.0), None)
+    known = json.loads((tmp_path / "new" / "settings.json").read_text())["methods"]
+    assert (known.keys(), known["hpm"]["momentum"]) == ({"mae", "hpm"}, 0.5)
+    with pytest.raises(ConfigError, match=r"methods\.mae\.ratio = 0\.75 \(here 0\.5\)"):
+        module.planned_cells(
+            config(tmp_path / "x", **(fields | {"benchmark__arms": ("mae", "hpm")}), methods__mae__ratio=0.5)
+        )
+
+
+@pytest.mark.usefixtures("without_cluster")
+def test_folds_of_one_seed_are_averaged_before_the_spread_over_seeds(tmp_path: Path) -> None:
+    def run(cell: Any) -> None:
+        finished(cell, 0.2 * cell.data.fold + 0.01 * cell.run.seed)
+
+    fields = {"data__folds": 3, "benchmark__folds": (0, 1, 2), "benchmark__arms": ("scratch", "unet")}
+    seeds = {"one": (0,), "two": (0, 1)}
+    text = {}
+    for name, chosen in seeds.items():
+        made = config(tmp_path / name, benchmark__seeds=chosen, **fields)
+        module.benchmark(made, lambda _: None, run, None)
+        text[name] = (tmp_path / name / "table.md").read_text()
+    rows = pd.read_csv(tmp_path / "two" / "table.csv").query("arm == 'unet'")
+    expected = rows.groupby("seed")["dsc"].mean()
+    assert f"| {expected.mean():.3f} ± {expected.std():.3f} |" in text["two"]
+    assert expected.std() < 0.02 < rows["dsc"].std()
+    assert "deviation over seeds, each the mean of its folds." in text["two"]
+    assert "deviation over the folds of one seed." in text["one"]
+    (row,) = (line.split(" | ") for line in text["two"].splitlines() if line.startswith("| unet"))
+    head = text["two"].splitlines()[0].split(" | ")
+    assert (row[head.index("n")], row[head.index("trainings")]) == ("6", "6")
+    assert len(row[head.index("by seed")].split(", ")) == 2
+
+
+@pytest.mark.usefixtures("without_cluster")
+def test_folds_of_given_splits_are_a_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = cases_table(60).assign(split_given="train")
+    cache = SimpleNamespace(cases=given, channels=1, size=(32, 32), patch=(8, 8))
+    monkeypatch.setattr(module.PatchCache, "open", lambda _: cache)
+    with pytest.raises(ConfigError, match="every fold would be the same"):
+        module.benchmark(config(tmp_path, data__folds=3, benchmark__folds=(0, 1)), lambda _: None, None, None)
+
+
+@pytest.mark.usefixtures("without_cluster")
+def test_a_fold_without_a_lesion_has_no_dsc(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(cell: Any) -> None:
+        finished(cell, 0.0)
+        (Path(cell.run.dir) / "metrics.json").write_text(
+            json.dumps({"segmentation": {"test": {"dsc": None, "ppv": None, "sen": None, "hd95": None}}})
+        )
+
+    module.benchmark(config(tmp_path, benchmark__arms=("unet", "scratch")), lambda _: None, run, None)
+    assert "unet, seed 0, fold 0, labels 1: no lesion to test on" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("without_cluster")

@@ -11,7 +11,7 @@ from pipeline.methods.byol import distance
 from pipeline.methods.simclr import nt_xent
 from pipeline.methods.swav import sinkhorn
 from pipeline.models.image_level import GlobalBatchNorm, image_vector
-from pipeline.models.momentum import rising
+from pipeline.models.momentum import rising, within
 from tests.pipeline.methods.samples import losses, method, samples, views
 
 
@@ -75,13 +75,14 @@ def test_byols_target_follows_by_the_formula_and_gets_no_gradient():
     target = {name: value.clone() for name, value in model.state_dict().items() if name.startswith("target_")}
     losses(model, views(model)).loss.sum().backward()
     assert all(p.grad is None for part in (model.target_encoder, model.target_projector) for p in part.parameters())
-    model.after_update(0.25)
+    model.after_update(0.25, 1_000_000)
     momentum = 1 - (1 - 0.996) * (math.cos(math.pi * 0.25) + 1) / 2
     for name, before in target.items():
         online = model.state_dict()[name.removeprefix("target_")]
         expected = momentum * before + (1 - momentum) * online
         torch.testing.assert_close(model.state_dict()[name], expected, rtol=1e-5, atol=1e-6)
     assert (rising(0.996, 0.0), rising(0.996, 1.0)) == (pytest.approx(0.996), 1.0)
+    assert [within(0.996, steps, 0.05) for steps in (1, 400, 5_000, 10**6)] == pytest.approx([0.9, 0.95, 0.996, 0.996])
 
 
 def test_each_view_predicts_the_target_of_the_other():

@@ -130,7 +130,7 @@ def test_it_learns_eight_phantoms(name, tmp_path):
         loss = losses(model, batches, 0.0).loss.mean()
         learner.backward(loss)
         learner.update()
-        model.after_update(step / 40)
+        model.after_update(step / 40, 40)
         found.append(float(loss.detach()))
     # the contrastive losses have floors of their own: codes and targets move
     assert sum(found[-5:]) / 5 < 0.7 * found[0]

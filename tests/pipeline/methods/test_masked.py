@@ -9,6 +9,7 @@ import torch
 from pipeline.methods.base import real_tokens
 from pipeline.methods.hpm import relative_loss
 from pipeline.methods.mps_ams import category_loss, hardness
+from pipeline.models.mae import masked_mean
 from pipeline.training.loader import rows_of
 from tests.pipeline.methods.samples import SHAPES, config_with, losses, method, samples
 
@@ -145,13 +146,12 @@ def test_um_mae_shows_one_patch_a_block_and_masks_a_share_of_those_again(dims, g
             assert len(found) == bool(candidates)
             assert set(found) <= set(candidates)
             chosen |= {(tuple(block), t) for t in found}
+        assert set(plan.masked[row].nonzero().flatten().tolist()) == {t for t in range(tokens) if real[row, t]} - set(
+            seen
+        )
         replaced = plan.keep[row][plan.replaced[row]].tolist()
         assert set(replaced) <= set(seen)
         assert len(replaced) == min(round(len(seen) * 0.25), len(seen) - 1)
-        visible = set(seen) - set(replaced)
-        assert (
-            set(plan.masked[row].nonzero().flatten().tolist()) == {t for t in range(tokens) if real[row, t]} - visible
-        )
     assert len(chosen) == sum(len(block) for block in blocks.values())  # any patch of a block may stay
 
 
@@ -201,9 +201,24 @@ def test_hpms_teacher_follows_and_is_not_trained():
     before = model.teacher_encoder.embed.weight.clone()
     losses(model, [batch]).loss.sum().backward()
     assert model.teacher_encoder.embed.weight.grad is None
-    model.after_update(0.5)
+    model.after_update(0.5, 1_000_000)
     expected = 0.999 * before + 0.001 * model.encoder.embed.weight
     torch.testing.assert_close(model.teacher_encoder.embed.weight, expected.detach())
+    model.after_update(0.5, 1_000)  # a thirtieth of them: 30 steps
+    expected += (model.encoder.embed.weight - expected) / 30
+    torch.testing.assert_close(model.teacher_encoder.embed.weight, expected.detach())
+
+
+@torch.no_grad()
+def test_hpms_loss_is_the_reconstructions_and_a_share_of_the_relative_one():
+    batch = samples()
+    found = {weight: method("hpm", methods__hpm__relative=weight) for weight in (0.05, 1.0)}
+    plan = found[1.0].plan(batch, 0.75, 0.0, SEED)
+    error = found[1.0].errors(found[1.0].predict(batch, plan), batch)
+    plain = masked_mean(error, plan.masked, found[1.0].pixels(batch))
+    little, whole = (model.loss(batch, plan) for model in found.values())
+    torch.testing.assert_close(little - plain, 0.05 * (whole - plain), rtol=1e-3, atol=1e-6)
+    assert (whole > plain + 0.3).all()  # .69 by chance
 
 
 @torch.no_grad()

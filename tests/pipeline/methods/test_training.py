@@ -90,7 +90,9 @@ def test_it_trains_logs_the_truth_and_leaves_an_encoder(data, tmp_path, name):
         assert (record["ratio"] is not None) == masks
         assert all((record[key] is not None) == masks for key in ("masked", "hit_rate", "lesion_seen", "lesion_masked"))
         if masks:
-            assert record["masked"] == pytest.approx(record["ratio"], abs=0.12)
+            # uniform sampling keeps a patch of every block, also of those that are mostly padding
+            near = 0.2 if name == "um_mae" else 0.12
+            assert record["masked"] == pytest.approx(record["ratio"], abs=near)
         if METHODS[name].whole_batch:
             assert record["noise_scale"] is None
 
@@ -120,10 +122,11 @@ def test_the_slow_copy_follows_after_every_update(data, tmp_path, name):
     training = Pretraining(task(data, tmp_path, name), LocalSession(tmp_path / "checkpoints"))
     model = training.learner.model
     slow = next(value for key, value in model.named_parameters() if key.endswith("_encoder.embed.weight"))
-    before, follow, progress = slow.clone(), model.after_update, []
-    model.after_update = lambda now: (progress.append(now), follow(now))
+    before, follow, calls = slow.clone(), model.after_update, []
+    model.after_update = lambda now, steps: (calls.append((now, steps)), follow(now, steps))
     training.run()
-    assert progress == [step * 8 / training.total for step in range(training.total // 8)]
+    steps = training.total // 8
+    assert calls == [(step / steps, steps) for step in range(steps)]
     assert 0 < float((slow - before).norm()) < float((model.encoder.embed.weight - before).norm().detach())
 
 

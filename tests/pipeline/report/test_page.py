@@ -214,10 +214,20 @@ def _data(**metrics: Any) -> ReportData:
         (_data(selection={"lesion_hit_rate": {"0.25": 0.26}, "random": {"0.25": 0.25}}), "no better than chance"),
         (_data(selection={"lesion_hit_rate": {"0.25": 0.5}, "no_clusters": {"0.25": 0.6}}), "worse than the ranking"),
         (
-            ReportData("x", "x", pretrain=[{"loss": 0.5, "epoch": 1, "lesion_seen": 0.01}] * 2),
+            ReportData("x", "x", pretrain=[{"loss": 0.5, "epoch": 1, "masked": 0.7, "lesion_seen": 0.3}] * 2),
             "hardly fell",
         ),
-        (ReportData("x", "x", pretrain=[{"loss": 0.5, "epoch": 1, "lesion_seen": 0.01}]), "saw only 1.0%"),
+        (
+            ReportData(
+                "x",
+                "x",
+                pretrain=[
+                    {"loss": 0.5, "epoch": n, "masked": 0.7, "lesion_seen": seen}
+                    for n, seen in enumerate([0.3] * 3 + [0.03])
+                ],
+            ),
+            "the encoder saw 3.0% of the lesion patches where random masks would have shown 30.0%",
+        ),
         (
             _data(segmentation={"test": {"false_positive_rate": 1.0, "lesion_free_cases": 2}}),
             "a lesion in 100% of the 2 lesion-free",

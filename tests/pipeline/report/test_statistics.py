@@ -12,6 +12,7 @@ from scipy import stats
 
 from pipeline.report.statistics import (
     Interval,
+    detectable,
     expected_half_width,
     holm,
     independent_cases,
@@ -144,14 +145,27 @@ def test_cases_of_one_group_are_worth_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("interval", "expected", "said"),
+    ("interval", "said"),
     [
-        ((0.02, 0.001, 0.04), 0.03, "better"),
-        ((-0.02, -0.04, -0.001), 0.03, "worse"),
-        ((0.0, -0.005, 0.005), 0.008, "undecided"),
-        ((0.0, -0.02, 0.02), 0.02, "cannot be decided"),
-        ((0.0, -0.02, 0.02), math.nan, "undecided"),
+        ((0.02, 0.001, 0.04), "better"),
+        ((-0.02, -0.04, -0.001), "worse"),
+        ((0.004, 0.001, 0.007), "better"),
+        ((0.0, -0.009, 0.009), "alike"),
+        ((0.0, 0.0, 0.0), "alike"),
+        ((0.005, -0.002, 0.012), "undecided"),
+        ((0.0, -0.02, 0.02), "cannot be decided"),
+        ((math.nan, -math.inf, math.inf), "cannot be decided"),
     ],
 )
-def test_the_verdict(interval: tuple[float, float, float], expected: float, said: str) -> None:
-    assert verdict(Interval(*interval), 0.01, expected) == said
+def test_the_verdict(interval: tuple[float, float, float], said: str) -> None:
+    assert verdict(Interval(*interval), 0.01) == said
+
+
+def test_a_difference_that_is_called_detectable_is_found_four_times_in_five() -> None:
+    rng, cases_of_a_table, comparisons = np.random.default_rng(8), 100, 10
+    true = detectable(expected_half_width(0.1, cases_of_a_table, comparisons))
+    found = 0
+    for number in range(100):
+        tested = [cases(rng.normal(true, 0.1, cases_of_a_table)) for _ in range(comparisons)]
+        found += sum(i.low > 0 for i in simultaneous(tested, resamples=400, seed=number))
+    assert found / (100 * comparisons) == pytest.approx(0.8, abs=0.05)

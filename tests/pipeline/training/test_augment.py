@@ -180,6 +180,16 @@ def test_intensity_leaves_label_and_range_alone() -> None:
     assert (found - image).abs().flatten(1).mean(1).min() > 0.005  # every sample is changed
 
 
+def test_contrast_turns_about_the_mean_of_each_channel() -> None:
+    image = torch.rand(8, 2, 12, 12, generator=torch.Generator().manual_seed(0)) * 0.1 + 0.2
+    image[:, 1] += 0.4  # a PET is not lifted by a CT
+    real = torch.ones(8, 1, 12, 12, dtype=torch.bool)
+    settings = AugmentSettings(**{**OFF, "contrast": 1.5})
+    found, _, _ = augment(image, real.to(torch.uint8), real, torch.arange(8), 0, settings)
+    assert (found - image).abs().max() > 0.005
+    torch.testing.assert_close(found.mean((2, 3)), image.mean((2, 3)))
+
+
 @pytest.mark.parametrize("size", [(21, 21), (15, 15, 15)])
 def test_blur_is_a_gaussian(size: tuple[int, ...]) -> None:
     image = torch.zeros(16, 1, *size)
