@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from tests.s3_server import Request
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 # two threads that wait for each other are many times slower than one where other work shares the cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# a busy machine is no mistake in the code
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 _ROOT = Path(__file__).resolve().parent.parent
 _RAY = "ray"

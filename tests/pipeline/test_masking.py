@@ -15,7 +15,7 @@ def naive_mask(real, scores, noise, ratio, strength):
     return set(candidates[visible:])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     batch=st.integers(1, 4), tokens=st.integers(2, 40), ratio=st.floats(0.05, 0.95), strength=st.floats(0, 5),
     seed=st.integers(0, 2**31),

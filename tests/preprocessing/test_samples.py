@@ -46,7 +46,7 @@ def test_slices_run_along_the_axis(axis):
         assert json.loads(sample.geometry)["slice"] == number
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.tuples(*[st.integers(1, 14)] * 3), st.tuples(*[st.integers(1, 4)] * 3), st.floats(0, 0.8))
 def test_crops_are_cut_where_their_frame_says_and_cover_the_volume(shape, half, overlap):
     size = tuple(2 * h for h in half)

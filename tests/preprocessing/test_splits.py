@@ -27,7 +27,7 @@ def table(n=200, group_size=1, unlabelled=0, strata=("benign", "benign", "malign
 
 
 @given(st.integers(3, 120), st.integers(1, 5), st.integers(0, 20), st.integers(0, 1000), st.integers(0, 4))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_groups_never_straddle_and_nothing_is_lost(n, group_size, unlabelled, seed, folds):
     cases = table(n, group_size, unlabelled)
     chosen = SplitSettings(folds=folds if folds > 1 else 0)

@@ -40,7 +40,7 @@ def flood(mask: np.ndarray) -> list[set[tuple[int, ...]]]:
     return found
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(arrays(bool, array_shapes(min_dims=2, max_dims=3, max_side=7)), st.integers(0, 8))
 def test_small_components_go_as_by_a_flood_fill(mask: np.ndarray, least: int) -> None:
     components = flood(mask)

@@ -131,7 +131,7 @@ def test_summary_keeps_lesion_free_cases_apart() -> None:
     assert summarise(cases[:2])["false_positive_rate"] is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(arrays(bool, (2, 7, 6)), st.tuples(st.floats(0.5, 3), st.floats(0.5, 3)))
 def test_hd95_is_the_definition(regions: np.ndarray, spacing: tuple[float, float]) -> None:
     first, second = regions
@@ -162,7 +162,7 @@ NOISE = arrays(bool, st.tuples(st.just(2), *[st.integers(1, 6)] * 3))
 POINTS = st.lists(st.lists(st.tuples(*[st.integers(0, 8)] * 3), min_size=1, max_size=9), min_size=2, max_size=2)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.one_of(NOISE, POINTS.map(scattered)), st.integers(0, 4), st.tuples(*[st.floats(0.5, 5)] * 3))
 def test_hd95_is_that_of_distance_maps_over_the_whole_volume(
     regions: np.ndarray, around: int, spacing: tuple[float, float, float]

@@ -33,7 +33,7 @@ def test_windows_by_hand() -> None:
     assert windows((1, 2, 3), (4, 4, 4), 0.5) == [(-1, -1, 0)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(1, 60), st.integers(1, 25), st.integers(0, 99))
 def test_windows_cover_evenly_and_overlap_enough(length: int, window: int, percent: int) -> None:
     starts = [start for (start,) in windows((length,), (window,), percent / 100)]
@@ -53,7 +53,7 @@ def test_windows_cover_evenly_and_overlap_enough(length: int, window: int, perce
     assert (len(starts) - 2) * widest < length - window  # with one window less, the overlap would be too small
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lengths(9), SHARES, st.integers(1, 5), st.integers(0, 2**31))
 def test_the_identity_gives_back_the_image_exactly(
     sizes: tuple[tuple[int, ...], tuple[int, ...]], overlap: float, batch: int, seed: int

@@ -114,7 +114,7 @@ def test_a_quarter_turn_is_that_of_scipy(monkeypatch: pytest.MonkeyPatch, plane:
     np.testing.assert_allclose(turned[inside], expected[inside], atol=1e-4)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from(SIZES), st.tuples(*[st.floats(0.5, 5)] * 3), st.integers(0, 99))
 def test_any_turn_is_rigid_in_millimetres(size: tuple[int, ...], spacing: tuple[float, ...], seed: int) -> None:
     mm = torch.tensor(spacing[: len(size)], dtype=torch.float64)

@@ -28,7 +28,7 @@ def real_area(geometry):
     return area
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(sides)
 def test_the_image_lies_inside_centred_and_keeps_its_aspect_ratio(sides):
     source, canvas = sides
@@ -43,7 +43,7 @@ def test_the_image_lies_inside_centred_and_keeps_its_aspect_ratio(sides):
     assert real_area(geometry).sum() == np.prod(geometry.inner)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(sides, st.integers(0, 9))
 def test_constants_and_ranges_survive_the_way_there_and_back(sides, seed):
     source, canvas = sides
@@ -91,7 +91,7 @@ def test_a_label_takes_the_class_that_covers_most_of_a_pixel():
     assert place_label(nearly_even, letterbox((10, 10), (1, 1))).tolist() == [[2]]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(8, 60), st.integers(8, 60), st.integers(0, 5))
 def test_a_mask_comes_back_within_a_pixel_of_its_edge(height, width, seed):
     rng = np.random.default_rng(seed)

@@ -15,7 +15,7 @@ axes = st.integers(2, 3).flatmap(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(axes, st.integers(1, 3), st.lists(st.integers(1, 2), max_size=2))
 def test_unpatchify_is_the_exact_inverse(axes, channels, lead):
     grid, patch = axes

@@ -91,7 +91,7 @@ def dice(a, b):
     return 2 * np.sum((a > 0) & (b > 0)) / (np.sum(a > 0) + np.sum(b > 0))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(grids(), st.one_of(st.none(), spacings), st.sampled_from(["reference", "common", "union"]))
 def test_working_axes_run_to_the_head_the_back_and_the_left_and_stay_parallel(grid, spacing, extent):
     plan = plan_grid([noise(grid)], spacing, extent)
@@ -104,7 +104,7 @@ def test_working_axes_run_to_the_head_the_back_and_the_left_and_stay_parallel(gr
     assert np.array_equal(plan.source.affine, grid.affine)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(grids(), spacings)
 def test_the_grid_covers_the_reference_and_little_more(grid, spacing):
     plan = plan_grid([noise(grid)], spacing, "reference")
@@ -119,7 +119,7 @@ def test_the_grid_covers_the_reference_and_little_more(grid, spacing):
     assert middle == pytest.approx((np.array(plan.shape) - 1) / 2, abs=1e-6)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(grids(), st.sampled_from("FC"), st.integers(0, 99))
 def test_without_spacing_the_voxels_of_the_file_come_through_bit_for_bit(grid, order, seed):
     image = noise(grid, seed, order)
@@ -138,7 +138,7 @@ def test_without_spacing_the_voxels_of_the_file_come_through_bit_for_bit(grid, o
         assert np.array_equal(restore_labels(placed, plan), labels)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(pairs(), st.tuples(*[st.floats(-1, 1)] * 3))
 def test_a_linear_function_of_the_world_is_reproduced(pair, slope):
     source, target = pair
@@ -153,7 +153,7 @@ def test_a_linear_function_of_the_world_is_reproduced(pair, slope):
     assert np.isnan(placed[depth_in(source, target) < -0.5 - 0.011 * max(1, 3.27 / 0.5)]).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(pairs(), st.sampled_from("FC"))
 def test_both_ways_of_interpolation_agree_with_scipy(pair, order):
     source, target = pair
@@ -168,7 +168,7 @@ def test_both_ways_of_interpolation_agree_with_scipy(pair, order):
     assert np.allclose(linear(image.values, matrix, target.shape, -7.0)[sure], expected[sure], atol=4e-3)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(pairs())
 def test_interpolation_agrees_with_itk_in_world_coordinates(pair):
     source, target = pair
@@ -188,7 +188,7 @@ def test_interpolation_agrees_with_itk_in_world_coordinates(pair):
     assert np.allclose(placed[interior], expected[interior], atol=4e-3)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(pairs(), st.integers(0, 99))
 def test_labels_are_the_nearest_voxel_or_the_class_with_most_membership(pair, seed):
     source, target = pair

@@ -49,7 +49,7 @@ def header_of(path, offset, content):
     path.write_bytes(raw)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     spacing=st.tuples(*[st.floats(0.2, 8)] * 3),
     angles=st.tuples(*[st.floats(-3, 3)] * 3),

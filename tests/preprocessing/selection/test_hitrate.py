@@ -28,7 +28,7 @@ def test_images_with_fewer_than_three_lesion_patches_do_not_count() -> None:
     assert hit_rate(np.zeros((1, 9)), label[:1], valid[:1]) == ({}, 0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**31), patches=st.integers(9, 60))
 def test_equals_a_naive_loop(seed: int, patches: int) -> None:
     rng = np.random.default_rng(seed)

@@ -15,7 +15,7 @@ def _points(seed: int, m: int = 400, f: int = 3) -> torch.Tensor:
     return torch.from_numpy((rng.normal(size=(m, f)) + 4 * rng.integers(0, 3, (m, 1))).astype(np.float32))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 9), f=st.integers(1, 5))
 def test_squared_distances_equal_the_definition(seed: int, k: int, f: int) -> None:
     points, centres = _points(seed, 30, f), _points(seed + 1, k, f)

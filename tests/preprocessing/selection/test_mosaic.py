@@ -14,7 +14,7 @@ from preprocessing.selection.selection import smoothed_scores
 from tests.preprocessing.tiny_cache import write_cache
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.tuples(*[st.integers(3, 30)] * 3), st.floats(0, 0.7))
 def test_crops_put_together_are_the_patches_of_the_volume(shape, overlap):
     patch, size = (2, 3, 4), (6, 9, 8)
@@ -38,7 +38,7 @@ def test_crops_put_together_are_the_patches_of_the_volume(shape, overlap):
     assert torch.equal(again, crops.flatten(2).transpose(1, 2))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.tuples(*[st.integers(3, 30)] * 3), st.floats(0, 0.7), st.integers(1, 3))
 def test_scores_are_smoothed_across_the_borders_of_crops(shape, overlap, rounds):
     """Two volumes in a cache whose blocks mix them: what comes out is the field of each, smoothed as one."""

@@ -33,7 +33,7 @@ def _tensor(values: np.ndarray) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10_000), width=st.sampled_from([1, 3, 5]))
 def test_masked_mean_and_scatter_equal_a_loop(grid: tuple[int, ...], seed: int, width: int) -> None:
     values, weight = _case(grid, seed)
@@ -51,7 +51,7 @@ def test_masked_mean_and_scatter_equal_a_loop(grid: tuple[int, ...], seed: int, 
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10_000), reach=st.integers(1, 4))
 def test_ray_maxima_equal_a_loop(grid: tuple[int, ...], seed: int, reach: int) -> None:
     values, weight = _case(grid, seed)
