@@ -159,7 +159,7 @@ class _Table:
         lines = summary(whole.rows, whole.scores, intervals, chosen)
         places = whole.places()
         missing = [str(cell) for cell in self._every if cell.counted and cell.place not in places]
-        note = f"{self.planned(whole.scores)}. {spread_over(whole.rows)} {lacking(missing)}"
+        note = " ".join(filter(None, (f"{self.planned(whole.scores)}.", spread_over(whole.rows), lacking(missing))))
         write_settings(self._config, self._cases, self._root)
         whole.write(self._root)
         write_text(self._root / "table.md", f"{markdown(lines)}\n{note}\n")
