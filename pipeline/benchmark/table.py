@@ -155,8 +155,9 @@ class _Table:
         """Write all files; returns the rows that a reader sees."""
         whole = results.with_others(self._others).in_order(self._config.benchmark.arms)
         chosen = self._config.benchmark
-        intervals = differences(comparisons(whole.scores, chosen.reference))
-        lines = summary(whole.rows, whole.scores, intervals, chosen)
+        pairs = comparisons(whole.scores, chosen.reference)
+        intervals = differences(pairs)
+        lines = summary(whole.rows, pairs, intervals, chosen)
         places = whole.places()
         missing = [str(cell) for cell in self._every if cell.counted and cell.place not in places]
         note = " ".join(filter(None, (f"{self.planned(whole.scores)}.", spread_over(whole.rows), lacking(missing))))

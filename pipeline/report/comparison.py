@@ -49,7 +49,7 @@ def differences(pairs: dict[Place, pd.DataFrame]) -> dict[Place, Interval]:
 
 def summary(
     table: pd.DataFrame,
-    scores: pd.DataFrame,
+    pairs: dict[Place, pd.DataFrame],
     intervals: dict[Place, Interval],
     settings: BenchmarkSettings,
 ) -> pd.DataFrame:
@@ -57,11 +57,10 @@ def summary(
 
     Args:
         table: one row a cell, see `pipeline.benchmark.table`.
-        scores: one row a test case of a cell: arm, seed, fold, labels, case, group, dsc.
-        intervals: the differences to the reference, see `differences`.
+        pairs: the paired cases of each comparison with the reference, see `comparisons`.
+        intervals: their mean differences, see `differences`.
         settings: reference and aim.
     """
-    pairs = comparisons(scores, settings.reference)
     p_values = dict(zip(pairs, holm([wilcoxon(cases) for cases in pairs.values()]), strict=True))
     rows = []
     for (arm, labels), part in table.groupby(["arm", "labels"], sort=False):
