@@ -93,6 +93,9 @@ def _plot(table: pd.DataFrame, column: str, label: str, logarithmic: bool) -> by
         figure = Figure(figsize=(7.6, 3.8), layout="constrained")
         axis = figure.subplots()
         for number, (arm, part) in enumerate(table.groupby("arm", sort=False)):
+            part = part[part[column].notna()]  # what an encoder from elsewhere has cost is not known
+            if part.empty:
+                continue
             by_labels = part.groupby("labels")
             mean, spread = by_labels["dsc"].mean(), by_labels["dsc"].std().fillna(0.0)
             marker, line = _MARKERS[number % len(_MARKERS)], "none" if logarithmic else "-"
