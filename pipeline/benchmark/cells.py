@@ -64,8 +64,8 @@ def cells(config: Config, epochs: Mapping[str, int] | None = None) -> list[Cell]
         epochs: of an arm's pretraining, where they are not the configured ones.
 
     Raises:
-        ConfigError: an arm's settings are no valid ones, or all arms would start from the same encoder or be judged by
-            the same segmenter.
+        ConfigError: an arm's settings are no valid ones or those of another arm, or all arms would start from the same
+            encoder or be judged by the same segmenter.
     """
     chosen, data = config.benchmark, config.data
     if config.checkpoint:
@@ -94,6 +94,7 @@ def cells(config: Config, epochs: Mapping[str, int] | None = None) -> list[Cell]
                         encoder = str(UPath(found[needs].config.run.dir) / "pretrain" / "encoder")
                         cell = with_fields(cell, {"finetune.encoder": encoder})
                     found.append(Cell(*place, cell, needs=needs))
+    _check_differ(found)
     return found
 
 
@@ -109,6 +110,21 @@ def without(every: Sequence[Cell], places: Collection[tuple[Any, ...]]) -> list[
         )
         for number in left
     ]
+
+
+def _check_differ(every: Sequence[Cell]) -> None:
+    """That no two arms of a place are the same, which would be trained twice and compared with themselves."""
+    first: dict[tuple[str, ...], str] = {}
+    mistakes = []
+    for cell in every:
+        settings = cell.config.model_dump_json(exclude={"run": {"dir"}})
+        same = first.setdefault((settings, str(cell.place[1:])), cell.arm)
+        if same != cell.arm:
+            constant = cell.config.mask.ratio.family == "constant"  # of both
+            cure = " or give mask.ratio a schedule, it is constant: mask.ratio.family=linear ..." if constant else ""
+            mistakes.append(f"benchmark.arms: {cell.arm} is the same as {same} here; leave one out{cure}")
+    if mistakes:
+        raise ConfigError(list(dict.fromkeys(mistakes)))
 
 
 def _cell(config: Config, arm: str, seed: int, fold: int, labels: float, epochs: int | None) -> Config:

@@ -79,6 +79,19 @@ def test_arms_of_ones_own_and_mistakes_in_them() -> None:
             config(pretrain__patience=2, benchmark__label_fractions=share)
 
 
+def test_two_arms_that_are_the_same_are_a_mistake() -> None:
+    halves = {"benchmark__arms": ("mps_ams", "mps_only", "ams_only", "random_75")}
+    with pytest.raises(ConfigError) as told:
+        cells(config(**halves, benchmark__seeds=(0, 1)))  # as configured the ratio is constant: MPS-AMS without AMS
+    assert [line.split(" here;")[0] for line in told.value.mistakes] == [
+        "benchmark.arms: mps_only is the same as mps_ams", "benchmark.arms: random_75 is the same as ams_only"
+    ]  # fmt: skip
+    assert "mask.ratio.family=linear" in told.value.mistakes[0]
+    assert len(cells(config(**halves, mask__ratio={"family": "linear", "start": 0.6, "end": 0.85}))) == 4
+    with pytest.raises(ConfigError, match="again is the same as scratch here; leave one out"):
+        cells(config(benchmark__arms=("scratch", "again"), benchmark__fields={"again": {"pretrain.method": "scratch"}}))
+
+
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
