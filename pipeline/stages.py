@@ -273,8 +273,13 @@ class Pipeline:
         return self._data_inputs() | _sections(self.config, *names) | _method_options(self.config)
 
     def _pretrain_inputs(self) -> dict[str, Any]:
-        names = ("selection", "mask", "model", "decoder", "loader", "pretrain")
-        return self._data_inputs() | _sections(self.scheduled, *names) | _method_options(self.scheduled)
+        """What the encoder depends on: `selection` and `mask` where they steer the method; from scratch the model."""
+        config = self.scheduled
+        if not config.pretrains:
+            return self._data_inputs() | _sections(config, "model", "loader") | {"method": config.pretrain.method}
+        steering = ("selection", "mask") if METHODS[config.pretrain.method].scheduled else ()
+        names = ("model", "decoder", "loader", "pretrain", *steering)
+        return self._data_inputs() | _sections(config, *names) | _method_options(config)
 
     def _finetune_search_inputs(self) -> dict[str, Any]:
         return self._finetune_sections(self.config) | _sections(self.config, "search")

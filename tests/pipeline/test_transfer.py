@@ -63,6 +63,23 @@ def test_it_is_known_by_its_weights_and_not_by_its_place(tmp_path: Path) -> None
     assert inputs(first) != inputs(first, finetune__epochs=7)
 
 
+@pytest.mark.parametrize(
+    ("method", "mask", "epochs"), [("mps_ams", True, True), ("mae", False, True), ("scratch", False, False)]
+)
+def test_a_training_is_done_again_only_for_what_it_depends_on(
+    method: str, mask: bool, epochs: bool, tmp_path: Path
+) -> None:
+    def changes(**fields: Any) -> bool:
+        before, after = (pipeline(tmp_path, pretrain__method=method, **more) for more in ({}, fields))
+        changed = before._pretrain_inputs() != after._pretrain_inputs()
+        assert changed == (before._finetune_inputs() != after._finetune_inputs())
+        return changed
+
+    assert changes(mask__random_share=0.5) == changes(selection__clusters=32) == mask
+    assert changes(pretrain__epochs=7) == changes(decoder__depth=3) == epochs
+    assert changes(model__depth=2)
+
+
 def test_a_run_that_was_finished_before_these_settings_existed_stays_finished(tmp_path: Path) -> None:
     found = pipeline(tmp_path)._finetune_inputs()
     assert "encoder" not in found
