@@ -114,14 +114,14 @@ def without(every: Sequence[Cell], places: Collection[tuple[Any, ...]]) -> list[
 
 def _check_differ(every: Sequence[Cell]) -> None:
     """That no two arms of a place are the same, which would be trained twice and compared with themselves."""
-    first: dict[tuple[str, ...], str] = {}
+    first: dict[str, str] = {}
     mistakes = []
-    for cell in every:
-        settings = cell.config.model_dump_json(exclude={"run": {"dir"}})
-        same = first.setdefault((settings, str(cell.place[1:])), cell.arm)
+    for cell in every:  # the settings hold seed, fold and share of labels
+        same = first.setdefault(cell.config.model_dump_json(exclude={"run": {"dir"}}), cell.arm)
         if same != cell.arm:
             constant = cell.config.mask.ratio.family == "constant"  # of both
-            cure = " or give mask.ratio a schedule, it is constant: mask.ratio.family=linear ..." if constant else ""
+            schedule = "mask.ratio.family=linear mask.ratio.start=0.6 mask.ratio.end=0.85"
+            cure = f", or let the constant masking ratio move, as by {schedule}" if constant else ""
             mistakes.append(f"benchmark.arms: {cell.arm} is the same as {same} here; leave one out{cure}")
     if mistakes:
         raise ConfigError(list(dict.fromkeys(mistakes)))
