@@ -6,6 +6,7 @@ source for the architecture, the patch and the intensities.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,6 +64,15 @@ def load_weights(folder: UPath | str, kind: str | None = None) -> tuple[dict[str
     if kind is not None and meta.get("kind") != kind:
         raise RunError(f"the checkpoint at {folder} holds a {meta.get('kind')}, but a {kind} is needed here")
     return tensors, meta
+
+
+def checkpoint_digest(folder: UPath | str) -> str:
+    """What a checkpoint is known by, wherever it lies: digest of its files, missing ones being empty."""
+    found = hashlib.sha256()
+    for name in (_META, _WEIGHTS):
+        file = fresh(UPath(folder)) / name
+        found.update(file.read_bytes() if file.exists() else b"")
+    return found.hexdigest()[:16]
 
 
 @dataclass

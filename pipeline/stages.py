@@ -18,6 +18,7 @@ import yaml
 from upath import UPath
 
 from pipeline import predict as prediction
+from pipeline.checkpoint import checkpoint_digest
 from pipeline.config import Config
 from pipeline.configuration.overrides import with_fields
 from pipeline.finetune import FinetuneTask
@@ -215,7 +216,7 @@ class Pipeline:
             "cases": [case.id for case in cases],
             "images_and_labels": fingerprint_of(cases, digests, {}),
             "root": config.data.root,
-            "checkpoint": _checkpoint_digest(checkpoint),
+            "checkpoint": checkpoint_digest(checkpoint),
             **_sections(config, "evaluate"),
         }
         with self.folder.stage("evaluate", inputs) as stage:
@@ -291,7 +292,7 @@ class Pipeline:
         """Where fine-tuning starts from, and its settings; another run's encoder is known by its weights."""
         inputs, finetune = self._pretrain_inputs(), config.finetune.model_dump(mode="json")
         if encoder := _absolute(finetune.pop("encoder")):
-            inputs = self._data_inputs() | _sections(config, "loader") | {"encoder": _checkpoint_digest(encoder)}
+            inputs = self._data_inputs() | _sections(config, "loader") | {"encoder": checkpoint_digest(encoder)}
         return inputs | {"finetune": finetune, "segmenter": config.segmenter.used()}
 
     def _data_inputs(self) -> dict[str, Any]:
@@ -330,11 +331,3 @@ def space_of(name: str, without: Sequence[str] = ()) -> Space:
 def _absolute(path: str) -> str:
     """The path for workers, which have working directories of their own."""
     return str(Path(path).absolute()) if path and "://" not in path else path
-
-
-def _checkpoint_digest(folder: str) -> str:
-    found = hashlib.sha256()
-    for name in ("meta.json", "model.safetensors"):
-        file = UPath(folder) / name
-        found.update(file.read_bytes() if file.exists() else b"")
-    return found.hexdigest()[:16]

@@ -18,6 +18,7 @@ from pipeline.configuration.mistakes import explain
 from pipeline.configuration.overrides import with_fields
 from pipeline.measure.flops import Costs
 from preprocessing.errors import ConfigError
+from preprocessing.object_store import fresh
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -171,6 +172,21 @@ def check_compute(config: Config) -> None:
     reference = config.benchmark.reference
     if config.benchmark.equal == "compute" and reference not in _own(config):
         raise ConfigError(f"benchmark.equal = compute: the reference {reference} must be a pretrained arm of the table")
+
+
+def check_encoders(config: Config) -> None:
+    """That the encoders that arms start from are there.
+
+    Raises:
+        ConfigError: they are not; all of them.
+    """
+    mistakes = []
+    for arm in config.benchmark.arms:
+        encoder = config.benchmark.arm(arm).get("finetune.encoder")
+        if encoder and not fresh(UPath(encoder)).is_dir():
+            mistakes.append(f"benchmark.fields, {arm}: finetune.encoder = {encoder}: there is no such folder")
+    if mistakes:
+        raise ConfigError(mistakes)
 
 
 def check_folds(config: Config, cases: pd.DataFrame) -> None:

@@ -4,11 +4,13 @@ are no repetitions of each other."""
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from upath import UPath
 
 from pipeline.benchmark.results import Results
+from pipeline.checkpoint import checkpoint_digest
 from pipeline.runfolder import differing_leaves, read_json, write_json
 from preprocessing.errors import ConfigError
 from preprocessing.fingerprint import digest_of
@@ -106,7 +108,7 @@ def _settings(config: Config) -> dict[str, Any]:
     settings = config.model_dump(mode="json", include=SECTIONS, exclude=LEFT_OUT)
     chosen = config.benchmark
     # pairs, since a field that one table alone has is a difference here
-    arms = {arm: sorted(chosen.arm(arm).items()) for arm in chosen.arms}
+    arms = {arm: sorted(_portable(chosen.arm(arm)).items()) for arm in chosen.arms}
     used = {chosen.arm(arm).get("pretrain.method", config.pretrain.method) for arm in chosen.arms}
     settings["methods"] = {name: options for name, options in settings["methods"].items() if name in used}
     benchmark: dict[str, Any] = {"equal": chosen.equal, "finetuning": chosen.finetuning, "fields": arms}
@@ -116,3 +118,9 @@ def _settings(config: Config) -> dict[str, Any]:
     searched = _SEARCHED if config.search.finetune else {"finetune"}
     settings["search"] = config.search.model_dump(mode="json", include=searched)
     return json.loads(json.dumps(settings | {"benchmark": benchmark}))
+
+
+def _portable(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """An arm's fields with another run's encoder known by its weights, not by where it lies."""
+    encoder = fields.get("finetune.encoder")
+    return {**fields, "finetune.encoder": checkpoint_digest(encoder)} if encoder else dict(fields)

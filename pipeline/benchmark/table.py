@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import RayError
 from upath import UPath
 
-from pipeline.benchmark.cells import Cell, cells, check_compute, check_folds, equal_compute, without
+from pipeline.benchmark.cells import Cell, cells, check_compute, check_encoders, check_folds, equal_compute, without
 from pipeline.benchmark.included import check_cases, read_included, write_settings
 from pipeline.benchmark.results import PLACE, Results, finished, scores_of
 from pipeline.measure.flops import Costs
@@ -40,8 +40,10 @@ def planned_cells(config: Any) -> tuple[list[Cell], list[Results]]:
     """Every run of the table, and the included tables; what is wrong with them shows before anything is started.
 
     Raises:
-        ConfigError: an arm's settings are no valid ones, or a table to be included is not there or another one.
+        ConfigError: an arm's settings are no valid ones, or the encoder that it starts from or a table to be included
+            is not there, or the table is another one.
     """
+    check_encoders(config)
     every, others = cells(config), read_included(config)
     check_compute(config)
     return every, others

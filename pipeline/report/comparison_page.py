@@ -19,6 +19,7 @@ from pipeline.report.figures import GREEN, GREY, RED, STYLE
 from pipeline.report.statistics import Interval
 from preprocessing.storage import make_folder, write_text
 
+_PLOTS = {"differences", "dsc_over_flops", "dsc_over_labels"}
 _MARKERS = "osD^vP*X<>hpd"  # not as many as colours, so that no two arms look the same
 
 
@@ -30,7 +31,7 @@ def write_page(
     reference: str,
     note: str,
 ) -> None:
-    """Write plots/differences.png, plots/dsc_over_flops.png, plots/dsc_over_labels.png and benchmark.html.
+    """Write benchmark.html and, in plots, those of the plots for which there is something to show.
 
     Args:
         root: folder of the table.
@@ -41,11 +42,12 @@ def write_page(
         note: what the table can tell, and what it lacks, in sentences.
     """
     plots = {"differences": forest(intervals, reference)} if intervals else {}
-    plots["dsc_over_flops"] = over_flops(table)
+    if table["pretrain_flops"].notna().any():  # what an encoder from elsewhere has cost is not known
+        plots["dsc_over_flops"] = over_flops(table)
     if table["labels"].nunique() > 1:  # a line needs two points
         plots["dsc_over_labels"] = over_labels(table)
     make_folder(root / "plots")
-    for old in {"differences", "dsc_over_labels"} - plots.keys():  # of a table with other arms or shares
+    for old in _PLOTS - plots.keys():  # of a table with other arms or shares
         (root / "plots" / f"{old}.png").unlink(missing_ok=True)
     for name, png in plots.items():
         (root / "plots" / f"{name}.png").write_bytes(png)
@@ -93,7 +95,7 @@ def _plot(table: pd.DataFrame, column: str, label: str, logarithmic: bool) -> by
         figure = Figure(figsize=(7.6, 3.8), layout="constrained")
         axis = figure.subplots()
         for number, (arm, part) in enumerate(table.groupby("arm", sort=False)):
-            part = part[part[column].notna()]  # what an encoder from elsewhere has cost is not known
+            part = part[part[column].notna()]
             if part.empty:
                 continue
             by_labels = part.groupby("labels")

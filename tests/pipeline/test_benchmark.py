@@ -317,6 +317,7 @@ def test_a_fold_without_a_lesion_has_no_dsc(tmp_path: Path, capsys: pytest.Captu
 
 @pytest.mark.usefixtures("without_cluster")
 def test_an_encoder_from_elsewhere_is_not_called_free(tmp_path: Path) -> None:
+    (tmp_path / "encoder").mkdir()
     fields = {"moved": {"finetune.encoder": str(tmp_path / "encoder")}}
     chosen = config(tmp_path, benchmark__arms=("scratch", "moved"), benchmark__fields=fields)
     found = module.benchmark(chosen, lambda _: None, lambda cell: finished(cell, 0.0), None).set_index("arm")

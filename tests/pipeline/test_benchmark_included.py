@@ -9,8 +9,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from pipeline.benchmark import table as module
+from pipeline.checkpoint import save_weights
 from preprocessing.errors import ConfigError
 from tests.pipeline.test_benchmark import config, finished, without_cluster
 from tests.preprocessing.test_splits import table as cases_table
@@ -163,3 +165,37 @@ def test_what_an_included_table_holds_is_not_run_again_and_rows_stand_in_the_ord
     assert "All runs are in it." in (tmp_path / "joined" / "table.md").read_text()
     plots = {name: {file.stem for file in (tmp_path / name / "plots").iterdir()} for name in ("new", "joined")}
     assert plots == {"new": {"differences", "dsc_over_flops"}, "joined": {"dsc_over_flops"}}  # one share; one arm
+
+
+@pytest.mark.usefixtures("without_cluster")
+def test_another_runs_encoder_is_known_by_its_weights_and_not_by_where_it_lies(tmp_path: Path) -> None:
+    def made(name: str, encoder: Path, **fields: Any) -> Any:
+        chosen = {"benchmark__arms": ("moved",), "benchmark__reference": "moved"}
+        return config(
+            tmp_path / name, benchmark__fields={"moved": {"finetune.encoder": str(encoder)}}, **chosen, **fields
+        )
+
+    def encoder(name: str, value: float) -> Path:
+        save_weights(tmp_path / name, {"weight": torch.full((2,), value)}, {"kind": "encoder"})
+        return tmp_path / name
+
+    first, copy, other = encoder("first", 1.0), encoder("copy", 1.0), encoder("other", 2.0)
+    module.benchmark(made("old", first), lambda _: None, lambda cell: finished(cell, 0.0), None)
+    assert str(tmp_path) not in (tmp_path / "old" / "settings.json").read_text()
+    assert not list((tmp_path / "old" / "plots").iterdir())  # one arm, of unknown cost
+    included = {"benchmark__include": (str(tmp_path / "old"),), "benchmark__seeds": (0, 1)}
+    module.planned_cells(made("new", copy, **included))
+    with pytest.raises(ConfigError, match=r"old was made with benchmark\.fields\.moved = "):
+        module.planned_cells(made("new", other, **included))
+
+
+def test_every_encoder_that_an_arm_lacks_is_told_before_anything_is_started(tmp_path: Path) -> None:
+    fields = {name: {"finetune.encoder": str(tmp_path / name)} for name in ("here", "gone", "lost")}
+    (tmp_path / "here").mkdir()
+    chosen = config(tmp_path, benchmark__arms=("mps_ams", *fields), benchmark__fields=fields)
+    with pytest.raises(ConfigError) as raised:
+        module.planned_cells(chosen)
+    assert raised.value.mistakes == [
+        f"benchmark.fields, {name}: finetune.encoder = {tmp_path / name}: there is no such folder"
+        for name in ("gone", "lost")
+    ]
