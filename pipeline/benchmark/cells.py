@@ -15,10 +15,11 @@ from pydantic import ValidationError
 from upath import UPath
 
 from pipeline.configuration.mistakes import explain
-from pipeline.configuration.overrides import with_fields
+from pipeline.configuration.overrides import field_value, with_fields
 from pipeline.measure.flops import Costs
 from preprocessing.errors import ConfigError
 from preprocessing.object_store import fresh
+from preprocessing.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,7 +147,13 @@ def _cell(config: Config, arm: str, seed: int, fold: int, labels: float, epochs:
         **({} if epochs is None else {"pretrain.epochs": epochs}),
     }
     try:
-        return _with_steps(with_fields(config, fields), labels / data.label_fraction)
+        found = with_fields(config, fields)
+        for path in config.benchmark.arm(arm):
+            if isinstance(section := field_value(config, path), Settings):
+                name = f"{path}.{next(iter(type(section).model_fields))}"
+                why = f"{path} is a section, of which one field would reset all others; name each, as {name}"
+                raise ConfigError(f"benchmark.fields, {arm}: {why}")
+        return _with_steps(found, labels / data.label_fraction)
     except KeyError as error:
         raise ConfigError(f"benchmark.fields, {arm}: there is no setting {error.args[0]}") from None
     except ValidationError as error:

@@ -4,7 +4,7 @@ are no repetitions of each other."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from upath import UPath
@@ -25,6 +25,7 @@ SETTINGS_FILE = "settings.json"
 SECTIONS = {"data", "cache", "loader", "selection", "mask", "model", "decoder", "pretrain", "methods"}
 SECTIONS |= {"segmenter", "finetune", "evaluate"}
 _SEARCHED = {"finetune", "scheduler", "trials", "finalists", "repeats"}
+_REQUIRED = SECTIONS | {"benchmark", "cases"}
 LEFT_OUT = {  # where things lie and how they are stored, and what is a column of the table
     "data": {"root", "manifest", "splits", "fold"},
     "cache": {"dir", "row_group_kb", "shard_mb", "compression"},
@@ -50,7 +51,8 @@ def read_included(config: Config) -> list[Results]:
     """The tables in `benchmark.include`.
 
     Raises:
-        ConfigError: a table is missing, or was made with other settings; the reference is in none; all that is wrong.
+        ConfigError: a table is missing or broken, or was made with other settings; the reference is in none; all
+            that is wrong.
     """
     found, mistakes, own = [], [], _settings(config)
     for folder in config.benchmark.include:
@@ -59,9 +61,16 @@ def read_included(config: Config) -> list[Results]:
         except ConfigError as error:
             mistakes.append(str(error))
             continue
-        other = read_json(UPath(folder) / SETTINGS_FILE)
+        try:
+            other = read_json(UPath(folder) / SETTINGS_FILE)
+        except json.JSONDecodeError as error:
+            mistakes.append(f"benchmark.include = {folder}: {SETTINGS_FILE} is no JSON ({error})")
+            continue
         if other is None:
             mistakes.append(f"benchmark.include = {folder}: there is no {SETTINGS_FILE}; give the run.dir of a table")
+            continue
+        if lacking := sorted(_REQUIRED - set(other)) if isinstance(other, dict) else sorted(_REQUIRED):
+            mistakes.append(f"benchmark.include = {folder}: {SETTINGS_FILE} says nothing of {', '.join(lacking)}")
             continue
         # a setting or an arm that one table does not know is no difference
         leaves = differing_leaves(other, own, shared=True)
@@ -79,7 +88,7 @@ def read_included(config: Config) -> list[Results]:
 
 
 def check_cases(config: Config, cases: pd.DataFrame) -> None:
-    """That the tables in `benchmark.include` are of the same cases and given splits.
+    """That the tables in `benchmark.include` are of the same cases and given splits; told is what they do not know.
 
     Args:
         cases: `PatchCache.cases`.
@@ -87,13 +96,28 @@ def check_cases(config: Config, cases: pd.DataFrame) -> None:
     Raises:
         ConfigError: a table was made with other cases.
     """
-    own, mistakes = _digest(config, cases), []
+    digest, settings, mistakes = _digest(config, cases), _settings(config), []
     for folder in config.benchmark.include:
-        other = (read_json(UPath(folder) / SETTINGS_FILE) or {}).get("cases", own)
-        if other != own:
+        other = read_json(UPath(folder) / SETTINGS_FILE)
+        if other["cases"] != digest:
             mistakes.append(f"benchmark.include = {folder} was made with other cases, labels or data.splits")
+        if unknown := list(_unknown(settings, other)):
+            told = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+            print(f"benchmark.include = {folder}: its settings say nothing of {told}; taken to be as here", flush=True)
     if mistakes:
         raise ConfigError(mistakes)
+
+
+def _unknown(own: Any, other: Any, path: str = "") -> Iterator[str]:
+    """Dotted paths of the settings that a table made before they existed does not know; arms are its own affair."""
+    if path == "benchmark.fields" or not (isinstance(own, dict) and isinstance(other, dict)):
+        return
+    for key in own:
+        below = f"{path}.{key}" if path else key
+        if key in other:
+            yield from _unknown(own[key], other[key], below)
+        elif path != "methods":
+            yield below
 
 
 def _digest(config: Config, cases: pd.DataFrame) -> str:

@@ -25,6 +25,7 @@ from preprocessing.storage import write_text
 
 TABLE_FILE, SCORES_FILE = "table.csv", "scores.csv"
 PLACE = ["arm", "seed", "fold", "labels"]
+_NAMES = ("arm", "case", "group")
 ROW = [*PLACE, *METRICS, "probe_dsc", "samples_seen", "visible", "flops_first", "flops_mean", "pretrain_flops"]
 ROW += ["pretrain_seconds", "finetune_seconds"]
 
@@ -62,10 +63,18 @@ class Results:
             file = UPath(folder) / name
             if not file.exists():
                 raise ConfigError(f"benchmark.include = {folder}: there is no {name}; give the run.dir of a table")
-            table = pd.read_csv(file, dtype={"case": str, "group": str, "arm": str})
+            try:
+                table = pd.read_csv(file, dtype=dict.fromkeys(_NAMES, str))
+            except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+                raise ConfigError(f"benchmark.include = {folder}: {name} is no table ({error})") from None
             if missing := sorted(set(columns) - set(table)):
                 raise ConfigError(f"benchmark.include = {folder}: {name} has no column {', '.join(missing)}")
-            found.append(table[columns])
+            try:
+                numbers = table[[column for column in columns if column not in _NAMES]].apply(pd.to_numeric)
+            except ValueError as error:
+                raise ConfigError(f"benchmark.include = {folder}: {name} needs numbers ({error})") from None
+            found.append(table[columns].assign(**numbers))
+        _check_cases(folder, found[1])
         rows, scores = (set(table[PLACE].itertuples(index=False, name=None)) for table in found)
         if lacking := sorted(rows - scores):
             raise ConfigError(f"benchmark.include = {folder}: {SCORES_FILE} has no case of {lacking[0]}")
@@ -111,6 +120,19 @@ def finished(cell: Cell) -> bool:
     """Whether a run has its test metrics, maybe of other settings."""
     metrics = RunFolder(cell.config.run.dir, say=lambda _: None).read_metrics()
     return "test" in metrics.get("segmentation", {})
+
+
+def _check_cases(folder: str, scores: pd.DataFrame) -> None:
+    """That each run has one score of each case that the others of its seed and fold have."""
+    where = f"benchmark.include = {folder}: {SCORES_FILE} has"
+    if (twice := scores.duplicated([*PLACE, "case"])).any():
+        raise ConfigError(f"{where} two scores of {', '.join(map(str, scores[twice].iloc[0][[*PLACE, 'case']]))}")
+    for _, part in scores.groupby(["seed", "fold"]):
+        tested = {place: frozenset(own["case"]) for place, own in part.groupby(PLACE)}
+        every = frozenset().union(*tested.values())
+        for place, cases in tested.items():
+            if lacking := sorted(every - cases):
+                raise ConfigError(f"{where} no score of case {lacking[0]} of {place}, which other runs have")
 
 
 def _place(cell: Cell) -> tuple[str, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -93,13 +94,16 @@ class BenchmarkSettings(Settings):
         unknown = [arm for arm in self.arms if arm not in known]
         if unknown:
             raise ValueError(f"there is no arm {unknown[0]!r}, there are {', '.join(known)}")
+        nameless = [name for name in self.fields if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII)]
+        if nameless:
+            raise ValueError(f"fields: an arm's name has letters, digits and _ . - in it, not so {nameless[0]!r}")
         unused = [name for name in self.fields if name not in self.arms and name not in ARMS]
         if unused:
             raise ValueError(
                 f"fields: {unused[0]!r} is neither an arm of its own in benchmark.arms nor one of {', '.join(ARMS)}"
             )
         for name, fields in self.fields.items():
-            shared = [path for path in fields if path.split(".")[0] in _SHARED or path in _SHARED]
+            shared = [path for path in fields if any(path == own or path.startswith(f"{own}.") for own in _SHARED)]
             if shared:
                 raise ValueError(f"fields: {name} sets {shared[0]}, which all arms have in common")
         if self.reference not in self.arms and not self.include:

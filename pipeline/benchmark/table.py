@@ -18,6 +18,7 @@ from pipeline.measure.flops import Costs
 from pipeline.methods import Shape
 from pipeline.report.comparison import (
     Plan,
+    chance_told,
     comparisons,
     differences,
     lacking,
@@ -27,6 +28,7 @@ from pipeline.report.comparison import (
     summary,
 )
 from pipeline.report.comparison_page import write_page
+from pipeline.report.training_noise import KEYS, training_noise
 from pipeline.training.offers import groups_at_once
 from preprocessing.cache import PatchCache
 from preprocessing.errors import ConfigError, RunError
@@ -141,6 +143,7 @@ class _Table:
         self._root = UPath(config.run.dir)
         self._tested = _test_groups(every, cases)
         self._places = {(cell.arm, cell.labels) for cell in every if cell.counted}
+        self._trainings = {(cell.seed, cell.fold) for cell in every if cell.counted}
 
     def known(self) -> pd.DataFrame:
         """Scores of what was finished before, here and elsewhere, to plan by."""
@@ -158,11 +161,13 @@ class _Table:
         whole = results.with_others(self._others).in_order(self._config.benchmark.arms)
         chosen = self._config.benchmark
         pairs = comparisons(whole.scores, chosen.reference)
-        intervals = differences(pairs)
+        noise = training_noise(whole.scores)
+        intervals = differences(pairs, noise)
         lines = summary(whole.rows, pairs, intervals, chosen)
         places = whole.places()
         missing = [str(cell) for cell in self._every if cell.counted and cell.place not in places]
-        note = " ".join(filter(None, (f"{self.planned(whole.scores)}.", spread_over(whole.rows), lacking(missing))))
+        told = (f"{self.planned(whole.scores)}.", spread_over(whole.rows), chance_told(noise), lacking(missing))
+        note = " ".join(filter(None, told))
         write_settings(self._config, self._cases, self._root)
         whole.write(self._root)
         write_text(self._root / "table.md", f"{markdown(lines)}\n{note}\n")
@@ -173,7 +178,8 @@ class _Table:
         """With what was tested in included tables."""
         found = scores[scores["dsc"].notna()]
         groups = dict(zip(found["case"], found["group"], strict=True)) | self._tested
-        return Plan(list(groups.values()), self._places)
+        trainings = {tuple(place) for place in found[KEYS].to_numpy().tolist()} | self._trainings
+        return Plan(list(groups.values()), self._places, len(trainings))
 
 
 def _test_groups(every: Sequence[Cell], cases: pd.DataFrame) -> dict[str, str]:

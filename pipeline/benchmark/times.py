@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.benchmark.cells import without
+from pipeline.benchmark.cells import cells, equal_compute, without
 from pipeline.benchmark.table import planned_cells
 from pipeline.measure.estimate import device_name, finetuning_speed, model_of, pretraining_speed
+from pipeline.measure.flops import Costs
 from pipeline.measure.times import Amount, rate
+from pipeline.methods import Shape
 from pipeline.report.wording import duration, number
 
 if TYPE_CHECKING:
@@ -15,12 +17,16 @@ if TYPE_CHECKING:
 
 
 def table_times(config: Config, amount: Amount) -> list[tuple[str, str]]:
-    """Facts on every arm, at equal samples, and on the whole table; what is finished counts too, what is included not.
+    """Facts on every arm and on the whole table; what is finished counts too, what is included not.
 
     Raises:
         ConfigError: an arm's settings are no valid ones, or a table to be included is not there or another one.
     """
     every, others = planned_cells(config)
+    if config.benchmark.equal == "compute":
+        every = cells(
+            config, equal_compute(config, Costs(Shape(amount.channels, config.cache.size, config.cache.patch)))
+        )
     every = without(every, set().union(*(other.places() for other in others)))
     places = {(cell.seed, cell.fold, cell.labels) for cell in every if cell.counted}
     runs, arms = sum(cell.counted for cell in every), {cell.arm for cell in every}

@@ -21,6 +21,7 @@ from pipeline.report.statistics import (
     verdict,
     wilcoxon,
 )
+from pipeline.report.training_noise import KEYS, TrainingNoise, training_noise
 
 if TYPE_CHECKING:
     from pipeline.benchmark.settings import BenchmarkSettings
@@ -36,15 +37,17 @@ class Plan:
     Attributes:
         tested: the group of each case that is to be tested.
         places: arm and share of labels of each row.
+        trainings: of an arm with one share of labels: seeds x folds.
     """
 
     tested: Sequence[str]
     places: Collection[Place]
+    trainings: int = 1
 
 
-def differences(pairs: dict[Place, pd.DataFrame]) -> dict[Place, Interval]:
+def differences(pairs: dict[Place, pd.DataFrame], noise: TrainingNoise) -> dict[Place, Interval]:
     """Mean difference of each comparison, with intervals that hold for all of them together."""
-    return dict(zip(pairs, simultaneous(list(pairs.values())), strict=True))
+    return dict(zip(pairs, simultaneous(list(pairs.values()), noise), strict=True))
 
 
 def summary(
@@ -74,7 +77,7 @@ def summary(
             row |= {
                 "by seed": ", ".join(f"{mean:+.3f}" for mean in trainings.groupby("seed")["difference"].mean()),
                 "p": f"{p_values[arm, labels]:.3g}",
-                "cases": len(cases),
+                "cases": cases["case"].nunique(),
                 "trainings": len(trainings),
             }
             row["verdict"] = verdict(found, settings.aim) + (" (one training)" if len(trainings) == 1 else "")
@@ -99,28 +102,38 @@ def comparisons(scores: pd.DataFrame, reference: str) -> dict[Place, pd.DataFram
     return found
 
 
-def expected(settings: BenchmarkSettings, pairs: dict[Place, pd.DataFrame], plan: Plan) -> float:
-    """Half-width of the intervals that is to be expected of the whole table; NaN where nothing is known to plan by.
+def planned(settings: BenchmarkSettings, scores: pd.DataFrame, plan: Plan) -> str:
+    """A sentence on what the table will be able to tell.
 
     From `benchmark.expected_sd`, else from the differences of the runs that are finished, and the number of test cases
     (near-duplicates as one); arms and shares of included tables count as comparisons too.
     """
-    known = [cases["difference"].var(ddof=1) for cases in pairs.values() if len(cases) > 1]
+    pairs, noise = comparisons(scores, settings.reference), training_noise(scores)
+    averaged = [cases.groupby("case")["difference"].mean() for cases in pairs.values()]
+    known = [cases.var(ddof=1) for cases in averaged if len(cases) > 1]
     deviation = settings.expected_sd or (math.sqrt(float(np.mean(known))) if known else math.nan)
     number = sum(arm != settings.reference for arm, _ in {*plan.places, *pairs})
-    return expected_half_width(deviation, independent_cases(plan.tested), number)
-
-
-def planned(settings: BenchmarkSettings, scores: pd.DataFrame, plan: Plan) -> str:
-    """A sentence on what the table will be able to tell."""
-    half, worth = expected(settings, comparisons(scores, settings.reference), plan), independent_cases(plan.tested)
+    worth = independent_cases(plan.tested)
     text = f"benchmark: {len(plan.tested)} test cases with a lesion, worth {worth:.0f} independent ones"
-    if math.isnan(half):
+    if math.isnan(deviation):
         return f"{text}; how wide the intervals will be is not known (set benchmark.expected_sd to plan)"
-    can = "can" if settings.aim >= detectable(half) else "CANNOT"
+    chance = math.sqrt(2 * noise.variance / plan.trainings) if noise.known else 0.0
+    half = expected_half_width(deviation, worth, number, chance)
+    least = detectable(half, worth, number)
+    besides = "" if noise.known or plan.trainings == 1 else " (more by chance in training, not known yet)"
     return (
-        f"{text}: intervals of about ±{half:.3f} DSC are expected, so that {settings.aim:g} {can} be told from zero; "
-        f"{detectable(half):.3f} could, four times in five"
+        f"{text}: intervals of about ±{half:.3f} DSC{besides} are expected, so that {settings.aim:g} "
+        f"{'can' if settings.aim >= least else 'CANNOT'} be told from zero; {least:.3f} could, four times in five"
+    )
+
+
+def chance_told(noise: TrainingNoise) -> str:
+    """A sentence on the part that chance in training has in the intervals."""
+    if not noise.known:
+        return "Chance in training is not in the intervals: it cannot be told from one training of each arm."
+    return (
+        f"Chance in training moves an arm's mean DSC by {math.sqrt(noise.variance):.3f} (standard deviation of one "
+        "training, by all pairs of arms); the intervals hold it."
     )
 
 
@@ -150,10 +163,10 @@ def markdown(lines: pd.DataFrame) -> str:
 
 def _trainings_of_both(table: pd.DataFrame, arm: str, reference: str, labels: float) -> pd.DataFrame:
     """Seeds and folds in which both were tested, with the difference of their mean DSC."""
-    keys = ["seed", "fold"]
-    of = table[table["labels"] == labels].groupby("arm")[[*keys, "dsc"]]
-    both = of.get_group(arm).merge(of.get_group(reference), on=keys, suffixes=("", "_reference"))
-    return both.assign(difference=pd.to_numeric(both["dsc"]) - pd.to_numeric(both["dsc_reference"]))
+    of = table[table["labels"] == labels].groupby("arm")[[*KEYS, "dsc"]]
+    both = of.get_group(arm).merge(of.get_group(reference), on=KEYS, suffixes=("", "_reference"))
+    both = both.assign(difference=pd.to_numeric(both["dsc"]) - pd.to_numeric(both["dsc_reference"]))
+    return both[both["difference"].notna()]  # a fold without a lesion tells nothing
 
 
 def _flops(values: pd.Series) -> str:

@@ -1,14 +1,14 @@
 """Whether one method segments better than another on the same test cases, with honest uncertainty.
 
-Paired over cases: the difference in DSC on a case, averaged over the seeds (and folds) in which it was a test case of
-both. Intervals are simultaneous over all comparisons of a table (max-t, Westfall & Young 1993; Romano & Wolf,
-Econometrica 2005): cases are resampled by group, so that near-duplicates stay together, the same resample for all
-comparisons; each difference is divided by its standard error, and the 95 % quantile of the largest is the factor
-of all intervals. Hence all intervals of a table hold together with 95 %, and comparisons that go together are not
-punished as by Bonferroni. P-values are Wilcoxon's signed-rank test on the groups' means, adjusted by Holm's method.
+Paired: the difference in DSC on a test case of the same seed and fold. Intervals are simultaneous over all comparisons
+of a table (max-t, Westfall & Young 1993; Romano & Wolf, Econometrica 2005): cases are resampled by group, so that
+near-duplicates and a case's runs in several seeds stay together, the same resample for all comparisons; each difference
+is divided by its standard error, and the 95 % quantile of the largest is the factor of all intervals. Hence all
+intervals of a table hold together with 95 %, and comparisons that go together are not punished as by Bonferroni.
+P-values are Wilcoxon's signed-rank test on the groups' means, adjusted by Holm's method; they know of cases only.
 
-What is resampled are the test cases. How another training would have ended is in it only as far as seeds differ on
-the same case.
+Chance in training (`training_noise`) is part of the standard errors and of the resamples where a table can tell it;
+where it cannot, with one training of each arm, an interval is about these trainings and not about the methods.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from pipeline.report.training_noise import KEYS, TrainingNoise
+
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 BETTER, WORSE, ALIKE, UNDECIDED, UNDECIDABLE = "better", "worse", "alike", "undecided", "cannot be decided"
-_POWER = 1.3  # half-widths that a difference found four times in five has, one being 2.9 standard errors
+POWER = 0.8  # how often a difference is found that is called detectable
 
 
 @dataclass(frozen=True)
@@ -37,33 +39,37 @@ class Interval:
 
 
 def paired(scores: pd.DataFrame, arm: str, reference: str) -> pd.DataFrame:
-    """The cases that both arms were tested on in the same seed and fold.
+    """The test cases of both arms, in each seed and fold that both were trained in.
 
     Args:
-        scores: columns arm, seed, fold, case, group, dsc; of one share of labels. NaN (no lesion) is no score.
+        scores: columns arm, seed, fold, labels, case, group, dsc; of one share of labels. NaN (no lesion) is no score.
 
     Returns:
-        one row a case: case, group, difference (arm less reference, mean over seeds and folds), times (how many).
+        one row a case and training: case, group, training (its name), difference (arm less reference).
     """
-    keys = ["seed", "fold", "case"]
+    keys = [*KEYS, "case"]
     known = scores[scores["dsc"].notna()]
     first, second = known[known["arm"] == arm], known[known["arm"] == reference]
     both = first.merge(second[[*keys, "dsc"]], on=keys, suffixes=("", "_reference"), validate="1:1")
-    both = both.assign(difference=both["dsc"] - both["dsc_reference"])
-    return both.groupby("case", as_index=False).agg(
-        group=("group", "first"), difference=("difference", "mean"), times=("difference", "size")
-    )
+    training = [" ".join(map(str, place)) for place in zip(*(both[name] for name in ("labels", *KEYS)), strict=True)]
+    both = both.assign(difference=both["dsc"] - both["dsc_reference"], training=training)
+    return both[["case", "group", "training", "difference"]]
 
 
 def simultaneous(
-    comparisons: Sequence[pd.DataFrame], confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0
+    comparisons: Sequence[pd.DataFrame],
+    noise: TrainingNoise = TrainingNoise(),  # noqa: B008, it is frozen
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> list[Interval]:
     """Intervals of the mean differences, all of which hold together with the given confidence.
 
     Args:
-        comparisons: as from `paired`; each may have cases of its own.
+        comparisons: as from `paired`, with the same reference; each may have cases of its own.
+        noise: of trainings; unknown: the intervals are about these trainings.
         confidence: of all intervals together.
-        resamples: of the groups, with replacement.
+        resamples: of the groups, with replacement, and of the trainings' chance.
         seed: of the resampling.
     """
     groups = sorted({group for cases in comparisons for group in cases["group"]})
@@ -72,21 +78,38 @@ def simultaneous(
     by_group = [cases.groupby("group")["difference"].agg(["sum", "size"]).reindex(groups) for cases in comparisons]
     sums, sizes = (np.stack([part[name].fillna(0.0) for part in by_group], 1) for name in ("sum", "size"))  # [G, M]
     once = np.ones((1, len(groups)))
-    means, errors = (values[0] for values in _mean_and_error(once, sums, sizes))
-    share = np.full(len(groups), 1 / len(groups))
-    counts = np.random.default_rng(seed).multinomial(len(groups), share, size=resamples).astype(float)
+    means, case_errors = (values[0] for values in _mean_and_error(once, sums, sizes))
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=resamples).astype(float)
     drawn, drawn_errors = _mean_and_error(counts, sums, sizes)
-    away = np.abs(drawn - means)
+    away = drawn - means
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.where(away <= 1e-12, 0.0, away / drawn_errors)
-    t = np.where(np.isnan(t), np.inf, t)  # a resample without a case of the comparison says nothing
+        hollow = np.isnan(away) | ((drawn_errors == 0) & (np.abs(away) > 1e-12))
     # a comparison whose resamples often have no spread has no interval, and must not take the others' with it
-    enough = ((sizes > 0).sum(0) > 1) & (np.isinf(t).mean(0) <= (1 - confidence) / len(comparisons))
+    enough = ((sizes > 0).sum(0) > 1) & (hollow.mean(0) <= (1 - confidence) / len(comparisons))
+    errors, chance = case_errors, 0.0
+    if noise.known:
+        shares = _shares(comparisons)
+        variances = noise.variance * (shares**2).sum(1)  # [M], of the arm's trainings; the reference's are as many
+        errors = np.sqrt(case_errors**2 + 2 * variances)
+        # the reference's chance is in all comparisons of its trainings
+        reference = rng.normal(0, math.sqrt(noise.variance), (resamples, shares.shape[1])) @ shares.T
+        away = away + rng.normal(0, np.sqrt(variances), away.shape) - reference
+        chance = 2 * variances * rng.chisquare(noise.freedom, (resamples, 1)) / noise.freedom
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(np.abs(away) <= 1e-12, 0.0, np.abs(away) / np.sqrt(drawn_errors**2 + chance))
+    t = np.where(np.isnan(t), np.inf, t)  # a resample without a case of the comparison says nothing
     known = (errors > 0) & enough
     factor = np.quantile(t[:, known].max(1), confidence, method="higher") if known.any() else 0.0
     alike = (errors == 0) & ((sizes > 0).sum(0) > 1)  # all differ by the same, mostly not at all
     widths = np.where(known, factor * np.where(known, errors, 0.0), np.where(alike, 0.0, np.inf))
     return [Interval(float(m), float(m - w), float(m + w)) for m, w in zip(means, widths, strict=True)]
+
+
+def _shares(comparisons: Sequence[pd.DataFrame]) -> np.ndarray:
+    """[M, T] share of each training in each comparison's mean."""
+    parts = [cases["training"].value_counts(normalize=True) for cases in comparisons]
+    return pd.concat(parts, axis=1).fillna(0.0).to_numpy().T
 
 
 def _mean_and_error(counts: np.ndarray, sums: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -122,24 +145,33 @@ def independent_cases(groups: Sequence[str]) -> float:
     return float(sizes.sum() ** 2 / (sizes**2).sum()) if len(sizes) else 0.0
 
 
-def expected_half_width(deviation: float, cases: float, comparisons: int, confidence: float = CONFIDENCE) -> float:
+def expected_half_width(
+    deviation: float, cases: float, comparisons: int, chance: float = 0.0, confidence: float = CONFIDENCE
+) -> float:
     """Half of an interval's width that is to be expected, by Student's t and Bonferroni (slightly too wide).
 
     Args:
         deviation: standard deviation of the cases' differences.
         cases: independent test cases.
         comparisons: of the table.
+        chance: standard deviation that chance in training gives a comparison's mean difference.
         confidence: of all intervals together.
     """
     if cases <= 1:
         return math.inf
-    tail = (1 - confidence) / (2 * max(1, comparisons))
-    return float(stats.t.ppf(1 - tail, cases - 1) * deviation / math.sqrt(cases))
+    return _factor(cases, comparisons, confidence) * math.sqrt(deviation**2 / cases + chance**2)
 
 
-def detectable(half_width: float) -> float:
-    """The true difference that leaves zero out of an interval of this half-width four times in five."""
-    return _POWER * half_width
+def detectable(half_width: float, cases: float, comparisons: int, confidence: float = CONFIDENCE) -> float:
+    """The true difference that leaves zero out of an interval of this expected half-width four times in five."""
+    if math.isinf(half_width):
+        return half_width
+    return half_width * (1 + float(stats.norm.ppf(POWER)) / _factor(cases, comparisons, confidence))
+
+
+def _factor(cases: float, comparisons: int, confidence: float) -> float:
+    """Standard errors in half an interval."""
+    return float(stats.t.ppf(1 - (1 - confidence) / (2 * max(1, comparisons)), cases - 1))
 
 
 def verdict(interval: Interval, aim: float) -> str:

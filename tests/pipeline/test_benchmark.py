@@ -74,6 +74,10 @@ def test_arms_of_ones_own_and_mistakes_in_them() -> None:
         cells(config(benchmark__fields={"scratch": {"finetune.lr": -1}}))
     with pytest.raises(ConfigError, match=r"scratch: there is no setting finetune\.lr\.x"):
         cells(config(benchmark__fields={"scratch": {"finetune.lr.x": 1}}))
+    sections = {"finetune": {"lr": 0.1}, "mask.ratio": {"end": 0.9}, "pretrain": {"include_test": True}}
+    for section, fields in sections.items():  # would reset what it does not name, or look at test images
+        with pytest.raises(ConfigError, match=rf"benchmark\.fields, mps_ams: {section} is a section"):
+            cells(config(benchmark__fields={"mps_ams": {section: fields}}))
     for share in ((0.1, 0.5), (0.1,)):  # data.label_fraction is 1: its cell pretrains for the others
         with pytest.raises(ValueError, match=r"pretrain\.patience=0"):
             config(pretrain__patience=2, benchmark__label_fractions=share)
@@ -97,6 +101,9 @@ def test_two_arms_that_are_the_same_are_a_mistake() -> None:
     [
         ({"benchmark__fields": {"unett": {"finetune.lr": 0.1}}}, "'unett' is neither an arm of its own"),
         ({"benchmark__fields": {"scratch": {"data.label_fraction": 0.5}}}, "scratch sets data.label_fraction, which"),
+        ({"benchmark__fields": {"scratch": {"finetune.classes.x": [1]}}}, "scratch sets finetune.classes.x, which"),
+        ({"benchmark__fields": {"../x": {}}, "benchmark__arms": ("mps_ams", "../x")}, "not so '../x'"),
+        ({"benchmark__fields": {"a|b": {}}, "benchmark__arms": ("mps_ams", "a|b")}, "letters, digits"),
         ({"benchmark__fields": {"mps_ams": {"pretrain.include_test": True}}}, "sets pretrain.include_test, which"),
         ({"benchmark__fields": {"mps_ams": {"checkpoint": "runs/y/finetune"}}}, "sets checkpoint, which"),
         ({"benchmark__fields": {"mps_ams": {"profile": "full"}}}, "sets profile, which"),

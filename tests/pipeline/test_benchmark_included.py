@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -199,3 +200,48 @@ def test_every_encoder_that_an_arm_lacks_is_told_before_anything_is_started(tmp_
         f"benchmark.fields, {name}: finetune.encoder = {tmp_path / name}: there is no such folder"
         for name in ("gone", "lost")
     ]
+
+
+@pytest.mark.usefixtures("without_cluster")
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("settings.json", lambda text: text[:-9], r"settings\.json is no JSON"),
+        (
+            "settings.json",
+            lambda text: text.replace('"methods"', '"method"'),
+            r"settings\.json says nothing of methods",
+        ),
+        ("settings.json", lambda _: "[]", r"settings\.json says nothing of benchmark, cache"),
+        ("table.csv", lambda _: "", r"table\.csv is no table"),
+        ("table.csv", lambda text: text.replace("unet,0,", "unet,zero,"), r"table\.csv needs numbers .*zero"),
+        ("scores.csv", lambda text: text.replace(",0.5", ",half", 1), r"scores\.csv needs numbers .*half"),
+        ("scores.csv", lambda text: text + text.splitlines()[-1] + "\n", r"two scores of scratch, 0, 0, 1"),
+        ("scores.csv", lambda text: text.rstrip().rpartition("\n")[0] + "\n", r"no score of case .* which other runs"),
+    ],
+)
+def test_a_table_that_is_broken_is_refused_before_anything_is_started(
+    tmp_path: Path, name: str, change: Callable[[str], str], told: str
+) -> None:
+    arms = {"benchmark__arms": ("unet", "scratch")}
+    module.benchmark(config(tmp_path / "old", **arms), lambda _: None, lambda cell: finished(cell, 0.0), None)
+    file = tmp_path / "old" / name
+    file.write_text(change(file.read_text()))
+    chosen = config(tmp_path / "new", benchmark__include=(str(tmp_path / "old"),), benchmark__seeds=(0, 1), **arms)
+    with pytest.raises(ConfigError, match=told):
+        module.planned_cells(chosen)
+
+
+@pytest.mark.usefixtures("without_cluster")
+def test_what_an_older_tables_settings_do_not_know_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module.benchmark(
+        config(tmp_path / "old", benchmark__arms=("unet",)), lambda _: None, lambda cell: finished(cell, 0.0), None
+    )
+    file = tmp_path / "old" / "settings.json"
+    settings = json.loads(file.read_text())
+    del settings["finetune"]["frozen"], settings["search"]
+    file.write_text(json.dumps(settings))
+    capsys.readouterr()
+    chosen = config(tmp_path / "new", benchmark__arms=("mae", "unet"), benchmark__include=(str(tmp_path / "old"),))
+    module.benchmark(chosen, lambda _: None, lambda cell: finished(cell, 0.0), None)
+    assert "old: its settings say nothing of finetune.frozen, search; taken to be as here" in capsys.readouterr().out

@@ -25,20 +25,21 @@ from pipeline.report.statistics import (
 
 def cases(differences: np.ndarray, groups: list[str] | None = None) -> pd.DataFrame:
     names = [f"c{n:04d}" for n in range(len(differences))]
-    return pd.DataFrame({"case": names, "group": groups or names, "difference": differences})
+    columns = {"case": names, "group": groups or names, "training": "0.1 0 0", "difference": differences}
+    return pd.DataFrame(columns)
 
 
-def test_pairs_are_the_cases_of_the_same_seed_and_fold_and_are_averaged_over_them() -> None:
+def test_pairs_are_the_cases_of_the_same_seed_and_fold() -> None:
     rows = [
         ("a", 0, 0, "x", 0.9), ("a", 1, 0, "x", 0.5), ("a", 0, 0, "y", 0.4), ("a", 2, 0, "x", 1.0),
         ("a", 0, 0, "free", np.nan), ("ref", 0, 0, "x", 0.6), ("ref", 1, 0, "x", 0.4), ("ref", 0, 1, "y", 0.3),
         ("ref", 0, 0, "free", np.nan), ("other", 2, 0, "x", 0.0),
     ]  # fmt: skip
-    scores = pd.DataFrame(rows, columns=["arm", "seed", "fold", "case", "dsc"]).assign(group="g")
+    scores = pd.DataFrame(rows, columns=["arm", "seed", "fold", "case", "dsc"]).assign(group="g", labels=0.1)
     found = paired(scores, "a", "ref")
-    assert found["case"].tolist() == ["x"]  # y was tested in another fold, free has no lesion, seed 2 lacks ref
-    assert found["difference"].tolist() == pytest.approx([(0.3 + 0.1) / 2])
-    assert found["times"].tolist() == [2]
+    assert found["case"].tolist() == ["x", "x"]  # y was tested in another fold, free has no lesion, seed 2 lacks ref
+    assert found["difference"].tolist() == pytest.approx([0.3, 0.1])
+    assert found["training"].tolist() == ["0.1 0 0", "0.1 1 0"]
 
 
 def test_one_comparison_of_many_cases_is_the_t_interval() -> None:
@@ -161,11 +162,13 @@ def test_the_verdict(interval: tuple[float, float, float], said: str) -> None:
     assert verdict(Interval(*interval), 0.01) == said
 
 
-def test_a_difference_that_is_called_detectable_is_found_four_times_in_five() -> None:
-    rng, cases_of_a_table, comparisons = np.random.default_rng(8), 100, 10
-    true = detectable(expected_half_width(0.1, cases_of_a_table, comparisons))
-    found = 0
-    for number in range(100):
+@pytest.mark.parametrize("comparisons", [1, 4, 10])
+def test_a_difference_that_is_called_detectable_is_found_four_times_in_five(comparisons: int) -> None:
+    rng, cases_of_a_table = np.random.default_rng(8), 100
+    half = expected_half_width(0.1, cases_of_a_table, comparisons)
+    true = detectable(half, cases_of_a_table, comparisons)
+    found, tables = 0, 1000 // comparisons
+    for number in range(tables):
         tested = [cases(rng.normal(true, 0.1, cases_of_a_table)) for _ in range(comparisons)]
         found += sum(i.low > 0 for i in simultaneous(tested, resamples=400, seed=number))
-    assert found / (100 * comparisons) == pytest.approx(0.8, abs=0.05)
+    assert found / (tables * comparisons) == pytest.approx(0.8, abs=0.05)
