@@ -7,6 +7,8 @@ visible tokens only as in He et al., arXiv 2111.06377).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
@@ -107,10 +109,21 @@ class Encoder(nn.Module):
 
     def transform(self, tokens: Tensor, coords: Tensor, attend: Tensor | None = None) -> Tensor:
         """Encode tokens [B, K, width] that are embedded already; `attend` may also say it for each token, [B, K, K]."""
-        x = tokens + position_encoding(coords, self.settings.width)
+        return self._blocks(tokens, coords, attend)[-1]
+
+    def stages(
+        self, patches: Tensor, coords: Tensor, depths: Sequence[int], attend: Tensor | None = None
+    ) -> list[Tensor]:
+        """Tokens [B, K, width] after so many blocks each, 0 to depth; the final norm is for all blocks alone."""
+        after = self._blocks(self.embed(patches), coords, attend)
+        return [after[depth] if depth < len(self.blocks) else after[-1] for depth in depths]
+
+    def _blocks(self, tokens: Tensor, coords: Tensor, attend: Tensor | None) -> list[Tensor]:
+        """Tokens before all blocks and after each; after the last one with the final norm."""
+        after = [tokens + position_encoding(coords, self.settings.width)]
         for block in self.blocks:
-            x = block(x, attend)
-        return self.norm(x)
+            after.append(block(after[-1], attend))
+        return [*after[:-1], self.norm(after[-1])]
 
 
 def init_weights(module: nn.Module) -> None:

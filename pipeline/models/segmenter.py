@@ -8,8 +8,8 @@ and narrower convolutions). Group norm throughout: batch statistics would depend
 
 from __future__ import annotations
 
+import math
 from itertools import zip_longest
-from math import gcd
 from typing import Any, cast
 
 import torch
@@ -28,6 +28,12 @@ class SegmenterSettings(Settings):
     stem: int = Field(8, ge=1, description="Channels of stem and decoder at full resolution; doubled at each step.")
     width: int = Field(64, ge=1, description="Most channels that any step of the stem or decoder has.")
     convs: int = Field(1, ge=1, description="Convolutions of each step of stem and decoder.")
+    image_levels: int = Field(
+        0,
+        ge=0,
+        description="Levels, from full resolution down, at which the decoder sees convolutions of the image; at the "
+        "others it sees tokens of the encoder's blocks alone (UNETR has 1). 0: at all, the tokens' grid included.",
+    )
 
 
 class Segmenter(nn.Module):
@@ -52,8 +58,18 @@ class Segmenter(nn.Module):
         widths = [min(settings.stem * 2**level, settings.width) for level in range(len(self.steps) + 1)]
         conv = nn.Conv2d if dims == 2 else nn.Conv3d
         self.stem = nn.ModuleList([_conv_block(channels, widths[0], dims, convs)])
-        for level, step in enumerate(self.steps):
+        levels = settings.image_levels or len(widths)
+        for level, step in enumerate(self.steps[: levels - 1]):
             self.stem.append(_conv_block(widths[level], widths[level + 1], dims, convs, step))
+        self.enlarge = nn.ModuleList()  # tokens in place of the stem, from its end to the grid
+        up = nn.ConvTranspose2d if dims == 2 else nn.ConvTranspose3d
+        self.depths = []  # blocks that these tokens come from, the fewer the nearer to full resolution
+        for level in range(levels, len(self.steps)):
+            ratio = tuple(math.prod(axis) for axis in zip(*self.steps[level:], strict=True))
+            block = _conv_block(widths[level], widths[level], dims, convs)
+            self.enlarge.append(nn.Sequential(up(encoder.settings.width, widths[level], ratio, stride=ratio), block))
+            self.depths.append(math.ceil(encoder.settings.depth * level / len(self.steps)))
+        self.depths.append(encoder.settings.depth)
         self.bridge = conv(encoder.settings.width, widths[-1], 1)
         self.join = _conv_block(widths[-1], widths[-1], dims, convs)
         self.narrow = nn.ModuleList()  # before enlarging: the fewer channels, the less work at high resolution
@@ -79,20 +95,25 @@ class Segmenter(nn.Module):
         for block in self.stem:
             x = block(x)
             features.append(x)
-        x = self.join(self.bridge(self._tokens(image, real)) + features.pop())
+        *earlier, tokens = self._tokens(image, real)
+        features += [enlarge(part) for enlarge, part in zip(self.enlarge, earlier, strict=True)]
+        x = self.bridge(tokens)
+        if len(features) > len(self.steps):
+            x = x + features.pop()
+        x = self.join(x)
         for narrow, block in zip(self.narrow, self.climb, strict=True):
             skip = features.pop()
             x = block(F.interpolate(narrow(x), size=skip.shape[2:], mode="nearest") + skip)
         return self.head(x)
 
-    def _tokens(self, image: Tensor, real: Tensor) -> Tensor:
-        """The encoder's tokens as a feature map [B, width, *grid]; 0 where a patch is padding."""
+    def _tokens(self, image: Tensor, real: Tensor) -> list[Tensor]:
+        """The tokens after each of `depths` as feature maps [B, width, *grid]; 0 where a patch is padding."""
         grid = tuple(n // p for n, p in zip(image.shape[2:], self.patch, strict=True))
         attend = patchify(real, self.patch).float().mean(-1) >= 0.5  # as in pretraining
         coords = torch.as_tensor(grid_coords(grid), device=image.device)
-        tokens = self.encoder(patchify(image, self.patch), coords, attend)
-        tokens = torch.where(attend[..., None], tokens, torch.zeros_like(tokens))
-        return tokens.transpose(1, 2).unflatten(2, grid)
+        stages = self.encoder.stages(patchify(image, self.patch), coords, self.depths, attend)
+        stages = [torch.where(attend[..., None], tokens, torch.zeros_like(tokens)) for tokens in stages]
+        return [tokens.transpose(1, 2).unflatten(2, grid) for tokens in stages]
 
 
 def strides(patch: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -126,7 +147,7 @@ def _conv_block(
         step = stride if first and stride else (1,) * dims
         layers += [
             conv(inputs if first else outputs, outputs, 3, stride=step, padding=1, bias=False),
-            nn.GroupNorm(gcd(outputs, 8), outputs),
+            nn.GroupNorm(math.gcd(outputs, 8), outputs),
             nn.GELU(),
         ]
     return nn.Sequential(*layers)

@@ -31,8 +31,9 @@ class SegmentersSettings(SegmenterSettings):
         """The settings that the kind uses; the others change nothing."""
         if self.kind == "unet":
             return {"kind": self.kind, "unet": self.unet.model_dump(mode="json")}
-        one = {"convs"} if self.convs == 1 else set()  # as it was before there could be more: such runs stay finished
-        return self.model_dump(mode="json", exclude={"kind", "unet", *one})
+        # as it was before there was a choice: such runs stay finished
+        plain = {name for name, value in (("convs", 1), ("image_levels", 0)) if getattr(self, name) == value}
+        return self.model_dump(mode="json", exclude={"kind", "unet", *plain})
 
 
 def build_segmenter(
