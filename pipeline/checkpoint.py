@@ -21,7 +21,7 @@ from preprocessing.errors import RunError
 from preprocessing.object_store import fresh, reaching
 from preprocessing.storage import make_folder, replacing, write_text
 
-SCHEMA = 1
+SCHEMA = 2  # 2: an encoder standardises its pixels, a segmenter its tokens
 _WEIGHTS, _META = "model.safetensors", "meta.json"
 
 

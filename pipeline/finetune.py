@@ -16,7 +16,7 @@ from torch import Tensor
 from upath import UPath
 
 from pipeline.checkpoint import load_weights, save_weights, transfer
-from pipeline.models.encoder import EncoderSettings
+from pipeline.models.encoder import EncoderSettings, standardise
 from pipeline.models.segmenter import Segmenter
 from pipeline.models.segmenters import build_segmenter
 from pipeline.segmentation.canvas import Canvas
@@ -36,6 +36,7 @@ from pipeline.training.memory import memory_told
 from pipeline.training.optim import learning_rate
 from pipeline.training.session import Session, sum_over_workers
 from pipeline.training.state import with_prefix
+from pipeline.training.statistics import pixel_statistics, standardise_tokens
 from preprocessing.cache import PatchCache
 from preprocessing.errors import RunError
 from preprocessing.splits import Splits
@@ -195,10 +196,17 @@ class Finetuning:
             model = build_segmenter(
                 self.config.segmenter, self.encoder_settings, cache.size, cache.patch, cache.channels, regions
             )
-        if isinstance(model, Segmenter) and weights is not None:
-            report = transfer(model.encoder, weights, self.settings.min_transfer)
-            if self.session.rank == 0:
-                print(report, flush=True)
+        if isinstance(model, Segmenter):
+            model = model.to(self.session.device)
+            loaded: list[str] = []
+            if weights is not None:
+                report = transfer(model.encoder, weights, self.settings.min_transfer)
+                loaded = report.loaded
+                if self.session.rank == 0:
+                    print(report, flush=True)
+            if "embed.mean" not in loaded:  # from scratch, or from an encoder of other channels
+                standardise(model, *pixel_statistics(self.loader, self.canvas))
+            standardise_tokens(model, self.loader, self.canvas)
         # random weights have nothing worth keeping: from scratch every layer learns at the full rate, at once
         self.frozen, decay = (0.0, 1.0) if weights is None else (self.settings.frozen, self.settings.layer_decay)
         self.learner = Learner(self.session, model, self.settings, self.config.resources, decay)

@@ -21,10 +21,12 @@ from upath import UPath
 from pipeline.checkpoint import load_weights, save_weights
 from pipeline.feedback import FeedbackRatio
 from pipeline.methods import METHODS, Masking, Shape, build_method
+from pipeline.models.encoder import standardise
 from pipeline.probe import Probe
 from pipeline.refresh import refresh_scores, refreshed_scores
 from pipeline.report.reconstructions import draw_reconstructions
 from pipeline.schedule import round_to_level
+from pipeline.segmentation.canvas import Canvas
 from pipeline.training.clock import EpochClock, Spent
 from pipeline.training.history import History
 from pipeline.training.learner import Learner
@@ -35,6 +37,7 @@ from pipeline.training.meters import EpochMeter
 from pipeline.training.noise_scale import NoiseScale
 from pipeline.training.optim import learning_rate
 from pipeline.training.session import Session, sum_over_workers
+from pipeline.training.statistics import pixel_statistics
 from pipeline.training.views import Views
 from preprocessing.cache import PatchCache
 from preprocessing.selection.scores import ScoreTable
@@ -212,6 +215,8 @@ class Pretraining:
         with torch.random.fork_rng(devices=[]):  # the same initial weights everywhere, and no global seed changed
             torch.manual_seed(self.seed)
             model = build_method(self.settings.method, config, self.shape)
+        canvas = Canvas(self.shape.size, self.shape.patch, self.shape.channels)
+        standardise(model, *pixel_statistics(self.loader, canvas))
         self.learner = Learner(self.session, model, self.settings, config.resources, betas=(0.9, 0.95))
         shape, augment, spacing = self.shape, self.settings.augment, config.cache.pixel_spacing
         self.views = Views(shape.size, shape.patch, shape.channels, augment, self.seed, spacing)

@@ -18,7 +18,7 @@ import yaml
 from upath import UPath
 
 from pipeline import predict as prediction
-from pipeline.checkpoint import checkpoint_digest
+from pipeline.checkpoint import SCHEMA, checkpoint_digest
 from pipeline.config import Config
 from pipeline.configuration.overrides import with_fields
 from pipeline.finetune import FinetuneTask
@@ -301,6 +301,7 @@ class Pipeline:
             "splits": hashlib.sha256(self.splits.table.to_csv().encode()).hexdigest()[:16],
             "include_test": self.config.pretrain.include_test,
             "seed": self.config.run.seed,
+            "checkpoints": SCHEMA,  # those of another version cannot be read
         }
 
     def _needs_labels(self) -> None:

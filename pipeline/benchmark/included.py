@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from upath import UPath
 
 from pipeline.benchmark.results import Results
-from pipeline.checkpoint import checkpoint_digest
+from pipeline.checkpoint import SCHEMA, checkpoint_digest
 from pipeline.runfolder import differing_leaves, read_json, write_json
 from preprocessing.errors import ConfigError
 from preprocessing.fingerprint import digest_of
@@ -72,6 +72,7 @@ def read_included(config: Config) -> list[Results]:
         if lacking := sorted(_REQUIRED - set(other)) if isinstance(other, dict) else sorted(_REQUIRED):
             mistakes.append(f"benchmark.include = {folder}: {SETTINGS_FILE} says nothing of {', '.join(lacking)}")
             continue
+        other.setdefault("checkpoints", 1)  # what models are built like is no setting, but makes another table
         # a setting or an arm that one table does not know is no difference
         leaves = differing_leaves(other, own, shared=True)
         differing = [f"{path} = {json.dumps(theirs)} (here {json.dumps(ours)})" for path, theirs, ours in leaves]
@@ -141,7 +142,7 @@ def _settings(config: Config) -> dict[str, Any]:
     # the one search that runs of the table may have
     searched = _SEARCHED if config.search.finetune else {"finetune"}
     settings["search"] = config.search.model_dump(mode="json", include=searched)
-    return json.loads(json.dumps(settings | {"benchmark": benchmark}))
+    return json.loads(json.dumps(settings | {"benchmark": benchmark, "checkpoints": SCHEMA}))
 
 
 def _portable(fields: Mapping[str, Any]) -> dict[str, Any]:

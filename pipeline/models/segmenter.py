@@ -39,6 +39,10 @@ class SegmenterSettings(Settings):
 class Segmenter(nn.Module):
     """Logits at every pixel from a pretrained encoder, in two or three dimensions.
 
+    Attributes:
+        token_mean, token_scale: float [stages, width], by which the tokens of each of `depths` are standardised; 0 and
+            1 until they are set.
+
     Args:
         encoder: for patches of `patch` and `channels`.
         settings: widths.
@@ -46,6 +50,9 @@ class Segmenter(nn.Module):
         channels: of the image.
         regions: outputs, one logit a region.
     """
+
+    token_mean: Tensor
+    token_scale: Tensor
 
     def __init__(
         self, encoder: Encoder, settings: SegmenterSettings, patch: tuple[int, ...], channels: int, regions: int
@@ -70,6 +77,8 @@ class Segmenter(nn.Module):
             self.enlarge.append(nn.Sequential(up(encoder.settings.width, widths[level], ratio, stride=ratio), block))
             self.depths.append(math.ceil(encoder.settings.depth * level / len(self.steps)))
         self.depths.append(encoder.settings.depth)
+        self.register_buffer("token_mean", torch.zeros(len(self.depths), encoder.settings.width))
+        self.register_buffer("token_scale", torch.ones(len(self.depths), encoder.settings.width))
         self.bridge = conv(encoder.settings.width, widths[-1], 1)
         self.join = _conv_block(widths[-1], widths[-1], dims, convs)
         self.narrow = nn.ModuleList()  # before enlarging: the fewer channels, the less work at high resolution
@@ -106,14 +115,27 @@ class Segmenter(nn.Module):
             x = block(F.interpolate(narrow(x), size=skip.shape[2:], mode="nearest") + skip)
         return self.head(x)
 
+    def attended(self, real: Tensor) -> Tensor:
+        """bool [B, K]: the patches that are real enough to be looked at, as in pretraining; real [B, 1, *size]."""
+        return patchify(real, self.patch).float().mean(-1) >= 0.5
+
+    def stages(self, image: Tensor, attend: Tensor) -> list[Tensor]:
+        """Tokens [B, K, width] after each of `depths`, as the encoder gives them."""
+        coords = torch.as_tensor(grid_coords(self._grid(image)), device=image.device)
+        return self.encoder.stages(patchify(image, self.patch), coords, self.depths, attend)
+
+    def _grid(self, image: Tensor) -> tuple[int, ...]:
+        return tuple(n // p for n, p in zip(image.shape[2:], self.patch, strict=True))
+
     def _tokens(self, image: Tensor, real: Tensor) -> list[Tensor]:
-        """The tokens after each of `depths` as feature maps [B, width, *grid]; 0 where a patch is padding."""
-        grid = tuple(n // p for n, p in zip(image.shape[2:], self.patch, strict=True))
-        attend = patchify(real, self.patch).float().mean(-1) >= 0.5  # as in pretraining
-        coords = torch.as_tensor(grid_coords(grid), device=image.device)
-        stages = self.encoder.stages(patchify(image, self.patch), coords, self.depths, attend)
-        stages = [torch.where(attend[..., None], tokens, torch.zeros_like(tokens)) for tokens in stages]
-        return [tokens.transpose(1, 2).unflatten(2, grid) for tokens in stages]
+        """Standardised tokens of each of `depths` as feature maps [B, width, *grid]; 0 where a patch is padding."""
+        attend = self.attended(real)
+        maps = []
+        for level, tokens in enumerate(self.stages(image, attend)):
+            tokens = (tokens - self.token_mean[level]) / self.token_scale[level]
+            tokens = torch.where(attend[..., None], tokens, torch.zeros_like(tokens))
+            maps.append(tokens.transpose(1, 2).unflatten(2, self._grid(image)))
+        return maps
 
 
 def strides(patch: tuple[int, ...]) -> list[tuple[int, ...]]:

@@ -62,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(" | ".join(["DSC after block", *map(str, depths)]))
     torch.manual_seed(config.run.seed)
     encoder = Encoder(config.model, shape.token_dim, shape.dims).eval()
+    first = load_weights(UPath(runs[0]) / "pretrain" / "encoder")[0]  # for how it standardises pixels
+    encoder.load_state_dict({name: first[name] for name in ("embed.mean", "embed.scale")}, strict=False)
     print(row("random weights", encoder, probe, depths), flush=True)
     for run in runs:
         encoder.load_state_dict(load_weights(UPath(run) / "pretrain" / "encoder")[0])

@@ -233,6 +233,18 @@ def test_a_table_that_is_broken_is_refused_before_anything_is_started(
 
 
 @pytest.mark.usefixtures("without_cluster")
+def test_a_table_of_models_that_were_built_otherwise_is_another_one(tmp_path: Path) -> None:
+    arms = {"benchmark__arms": ("unet",)}
+    module.benchmark(config(tmp_path / "old", **arms), lambda _: None, lambda cell: finished(cell, 0.0), None)
+    file = tmp_path / "old" / "settings.json"
+    settings = json.loads(file.read_text())
+    del settings["checkpoints"]  # as in tables of the first version
+    file.write_text(json.dumps(settings))
+    with pytest.raises(ConfigError, match=r"old was made with checkpoints = 1 \(here 2\)"):
+        module.planned_cells(config(tmp_path / "new", benchmark__include=(str(tmp_path / "old"),), **arms))
+
+
+@pytest.mark.usefixtures("without_cluster")
 def test_what_an_older_tables_settings_do_not_know_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     module.benchmark(
         config(tmp_path / "old", benchmark__arms=("unet",)), lambda _: None, lambda cell: finished(cell, 0.0), None
