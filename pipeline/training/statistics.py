@@ -20,15 +20,11 @@ def pixel_statistics(loader: PatchLoader, canvas: Canvas) -> tuple[Tensor, Tenso
 
     They are the same samples on any number of workers and after any restart.
     """
-    count, total, squares = 0.0, torch.zeros(canvas.channels).double(), torch.zeros(canvas.channels).double()
+    moments = _Moments(canvas.channels)
     for batch in _some(loader):
         image, _, real = canvas.pixels(batch)
-        pixels = image.movedim(1, -1)[real[:, 0]].double().cpu()  # [N, C]
-        pixels = pixels[pixels.isfinite().all(1)]  # the loss will tell whose the others are
-        count, total, squares = count + len(pixels), total + pixels.sum(0), squares + pixels.square().sum(0)
-    mean = total / max(count, 1.0)
-    variance = (squares / max(count, 1.0) - mean.square()).clamp(min=0.0)
-    return mean.float(), variance.sqrt().float()
+        moments.add(image.movedim(1, -1)[real[:, 0]])
+    return moments.mean_and_deviation()
 
 
 @torch.no_grad()
@@ -38,19 +34,36 @@ def standardise_tokens(model: Segmenter, loader: PatchLoader, canvas: Canvas) ->
     What a pretrained encoder puts out differs in scale by a factor of thirty between methods, and much of it is the
     same for all tokens: the convolutions would see one method's tokens and not another's.
     """
-    sums = [torch.zeros(3, model.encoder.settings.width).double() for _ in model.depths]
+    stages = [_Moments(model.encoder.settings.width) for _ in model.depths]
     for batch in _some(loader):
         image, _, real = canvas.pixels(batch)
         attend = model.attended(real)
-        for parts, stage in zip(sums, model.stages(image, attend), strict=True):
-            tokens = stage[attend].double().cpu()
-            tokens = tokens[tokens.isfinite().all(1)]
-            parts += torch.stack([torch.full_like(parts[0], len(tokens)), tokens.sum(0), tokens.square().sum(0)])
-    for level, (count, total, squares) in enumerate(sums):
+        for moments, tokens in zip(stages, model.stages(image, attend), strict=True):
+            moments.add(tokens[attend])
+    for level, moments in enumerate(stages):
+        mean, deviation = moments.mean_and_deviation()
+        model.token_mean[level] = mean
+        model.token_scale[level] = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+
+
+class _Moments:
+    """Mean and standard deviation of rows that come in parts."""
+
+    def __init__(self, columns: int) -> None:
+        self._sums = torch.zeros(3, columns).double()  # of 1, the values and their squares
+
+    def add(self, rows: Tensor) -> None:
+        """Count float [N, columns] in; what is not finite is left out: the loss will tell whose it is."""
+        rows = rows.double().cpu()
+        rows = rows[rows.isfinite().all(1)]
+        self._sums += torch.stack([torch.full_like(self._sums[0], len(rows)), rows.sum(0), rows.square().sum(0)])
+
+    def mean_and_deviation(self) -> tuple[Tensor, Tensor]:
+        """float [columns] each."""
+        count, total, squares = self._sums
         mean = total / count.clamp(min=1.0)
-        deviation = (squares / count.clamp(min=1.0) - mean.square()).clamp(min=0.0).sqrt()
-        model.token_mean[level] = mean.float()
-        model.token_scale[level] = torch.where(deviation > 0, deviation, torch.ones_like(deviation)).float()
+        variance = (squares / count.clamp(min=1.0) - mean.square()).clamp(min=0.0)
+        return mean.float(), variance.sqrt().float()
 
 
 def _some(loader: PatchLoader) -> Iterator[Batch]:
