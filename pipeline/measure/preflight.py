@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _COMPRESSION = 2.5  # zstd on float16 patches of ultrasound; measured 2.6 to 3.5
 _GIB = 2**30
+_BUSY = 0.25  # of the cores: with so many at work for others the threads that measure wait for each other
 Times = Callable[[Any, Amount], list[tuple[str, str]]]
 
 
@@ -184,6 +185,9 @@ def _describe_resources(report: Preflight, config: Config) -> None:
         "this machine",
         f"{_cores()} cores, {memory.available / _GIB:.1f} of {memory.total / _GIB:.1f} GiB memory free, GPU: {gpus}",
     )
+    if (busy := psutil.getloadavg()[0]) > _BUSY * _cores():
+        told = f"{busy:.1f} of {_cores()} cores in the last minute: the times below are too long, several times maybe"
+        report.add("resources", "at work already", told)
     if _address(config):
         report.add("resources", "cluster", f"{_address(config)}, not asked by a dry run")
 

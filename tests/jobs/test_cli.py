@@ -187,6 +187,18 @@ def test_dry_run_tells_and_starts_nothing(file: Path, tmp_path: Path, capsys: py
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize(("load", "told"), [(3.1, "3.1 of 2 cores"), (0.4, "")])
+def test_a_dry_run_on_a_busy_machine_says_that_its_times_are_too_long(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, load: float, told: str
+) -> None:
+    monkeypatch.setattr("pipeline.measure.preflight.psutil.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr("pipeline.measure.preflight._cores", lambda: 2)
+    assert _run(_raise(AssertionError("started")), file, "--dry-run") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert told in out
+    assert ("too long" in out) == bool(told)
+
+
 def test_help_lists_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(_raise(AssertionError("started")), "--help") == 0
     told = capsys.readouterr().out
