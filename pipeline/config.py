@@ -87,7 +87,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _segmenter_has_what_it_needs(self) -> Config:
-        if self.segmenter.kind == "unet" and not unet_available():
+        if self.segmenter.has_unet and not unet_available():
             raise ValueError(UNET_MISSING)
         if self.segmenter.has_encoder:
             return self

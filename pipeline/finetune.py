@@ -17,8 +17,8 @@ from upath import UPath
 
 from pipeline.checkpoint import load_weights, save_weights, transfer
 from pipeline.models.encoder import EncoderSettings, standardise
-from pipeline.models.segmenter import Segmenter
 from pipeline.models.segmenters import build_segmenter
+from pipeline.models.token_segmenter import TokenSegmenter
 from pipeline.segmentation.canvas import Canvas
 from pipeline.segmentation.losses import segmentation_loss
 from pipeline.segmentation.regions import region_masks
@@ -196,7 +196,7 @@ class Finetuning:
             model = build_segmenter(
                 self.config.segmenter, self.encoder_settings, cache.size, cache.patch, cache.channels, regions
             )
-        if isinstance(model, Segmenter):
+        if isinstance(model, TokenSegmenter):
             model = model.to(self.session.device)
             loaded: list[str] = []
             if weights is not None:

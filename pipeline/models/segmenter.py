@@ -12,13 +12,12 @@ import math
 from itertools import zip_longest
 from typing import Any, cast
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.models.encoder import Encoder
-from preprocessing.geometry.patchify import grid_coords, patchify
+from pipeline.models.token_segmenter import TokenSegmenter
 from preprocessing.settings import Settings
 
 
@@ -36,12 +35,8 @@ class SegmenterSettings(Settings):
     )
 
 
-class Segmenter(nn.Module):
+class Segmenter(TokenSegmenter):
     """Logits at every pixel from a pretrained encoder, in two or three dimensions.
-
-    Attributes:
-        token_mean, token_scale: float [stages, width], by which the tokens of each of `depths` are standardised; 0 and
-            1 until they are set.
 
     Args:
         encoder: for patches of `patch` and `channels`.
@@ -51,34 +46,26 @@ class Segmenter(nn.Module):
         regions: outputs, one logit a region.
     """
 
-    token_mean: Tensor
-    token_scale: Tensor
-
     def __init__(
         self, encoder: Encoder, settings: SegmenterSettings, patch: tuple[int, ...], channels: int, regions: int
     ) -> None:
-        super().__init__()
-        dims = len(patch)
-        self.encoder, self.patch = encoder, tuple(patch)
-        self.steps = strides(patch)
-        convs = settings.convs
-        widths = [min(settings.stem * 2**level, settings.width) for level in range(len(self.steps) + 1)]
+        dims, steps, convs = len(patch), strides(patch), settings.convs
+        widths = [min(settings.stem * 2**level, settings.width) for level in range(len(steps) + 1)]
+        levels = settings.image_levels or len(widths)
+        depth = encoder.settings.depth
+        depths = [math.ceil(depth * level / len(steps)) for level in range(levels, len(steps))]  # the finer, the fewer
+        super().__init__(encoder, patch, [*depths, depth])
+        self.steps = steps
         conv = nn.Conv2d if dims == 2 else nn.Conv3d
         self.stem = nn.ModuleList([_conv_block(channels, widths[0], dims, convs)])
-        levels = settings.image_levels or len(widths)
         for level, step in enumerate(self.steps[: levels - 1]):
             self.stem.append(_conv_block(widths[level], widths[level + 1], dims, convs, step))
         self.enlarge = nn.ModuleList()  # tokens in place of the stem, from its end to the grid
         up = nn.ConvTranspose2d if dims == 2 else nn.ConvTranspose3d
-        self.depths = []  # blocks that these tokens come from, the fewer the nearer to full resolution
         for level in range(levels, len(self.steps)):
             ratio = tuple(math.prod(axis) for axis in zip(*self.steps[level:], strict=True))
             block = _conv_block(widths[level], widths[level], dims, convs)
             self.enlarge.append(nn.Sequential(up(encoder.settings.width, widths[level], ratio, stride=ratio), block))
-            self.depths.append(math.ceil(encoder.settings.depth * level / len(self.steps)))
-        self.depths.append(encoder.settings.depth)
-        self.register_buffer("token_mean", torch.zeros(len(self.depths), encoder.settings.width))
-        self.register_buffer("token_scale", torch.ones(len(self.depths), encoder.settings.width))
         self.bridge = conv(encoder.settings.width, widths[-1], 1)
         self.join = _conv_block(widths[-1], widths[-1], dims, convs)
         self.narrow = nn.ModuleList()  # before enlarging: the fewer channels, the less work at high resolution
@@ -104,7 +91,7 @@ class Segmenter(nn.Module):
         for block in self.stem:
             x = block(x)
             features.append(x)
-        *earlier, tokens = self._tokens(image, real)
+        *earlier, tokens = self.token_maps(image, real)
         features += [enlarge(part) for enlarge, part in zip(self.enlarge, earlier, strict=True)]
         x = self.bridge(tokens)
         if len(features) > len(self.steps):
@@ -114,28 +101,6 @@ class Segmenter(nn.Module):
             skip = features.pop()
             x = block(F.interpolate(narrow(x), size=skip.shape[2:], mode="nearest") + skip)
         return self.head(x)
-
-    def attended(self, real: Tensor) -> Tensor:
-        """bool [B, K]: the patches that are real enough to be looked at, as in pretraining; real [B, 1, *size]."""
-        return patchify(real, self.patch).float().mean(-1) >= 0.5
-
-    def stages(self, image: Tensor, attend: Tensor) -> list[Tensor]:
-        """Tokens [B, K, width] after each of `depths`, as the encoder gives them."""
-        coords = torch.as_tensor(grid_coords(self._grid(image)), device=image.device)
-        return self.encoder.stages(patchify(image, self.patch), coords, self.depths, attend)
-
-    def _grid(self, image: Tensor) -> tuple[int, ...]:
-        return tuple(n // p for n, p in zip(image.shape[2:], self.patch, strict=True))
-
-    def _tokens(self, image: Tensor, real: Tensor) -> list[Tensor]:
-        """Standardised tokens of each of `depths` as feature maps [B, width, *grid]; 0 where a patch is padding."""
-        attend = self.attended(real)
-        maps = []
-        for level, tokens in enumerate(self.stages(image, attend)):
-            tokens = (tokens - self.token_mean[level]) / self.token_scale[level]
-            tokens = torch.where(attend[..., None], tokens, torch.zeros_like(tokens))
-            maps.append(tokens.transpose(1, 2).unflatten(2, self._grid(image)))
-        return maps
 
 
 def strides(patch: tuple[int, ...]) -> list[tuple[int, ...]]:

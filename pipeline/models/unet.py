@@ -9,10 +9,12 @@ share a batch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -21,7 +23,7 @@ from preprocessing.settings import Settings
 
 _LEAST = 4  # pixels of an axis at the bottom, as in nnU-Net
 _LEVELS = 3  # DynUNet has no fewer
-MISSING = "segmenter.kind = unet needs MONAI: pip install 'mps-ams[unet]'"
+MISSING = "segmenter.kind = unet and vit_unet need MONAI: pip install 'mps-ams[unet]'"
 
 
 class UNetSettings(Settings):
@@ -63,6 +65,9 @@ def plan(size: tuple[int, ...], levels: int) -> tuple[list[tuple[int, ...]], lis
 class UNet(nn.Module):
     """Logits at every pixel of whole canvases, in two or three dimensions, with the interface of `Segmenter`.
 
+    Attributes:
+        strides, widths: of each level, from full resolution down.
+
     Args:
         settings: its size.
         size: canvas in pixels.
@@ -80,28 +85,32 @@ class UNet(nn.Module):
         from monai.networks.nets import DynUNet
 
         kernels, strides = plan(size, settings.levels)
-        widths = [min(settings.width * 2**level, settings.most) for level in range(len(strides))]
-        net = DynUNet(len(size), channels, regions, kernels, strides, strides[1:], widths)
+        self.strides = strides
+        self.widths = [min(settings.width * 2**level, settings.most) for level in range(len(strides))]
+        net = DynUNet(len(size), channels, regions, kernels, strides, strides[1:], self.widths)
         # its parts, for it holds each of them under two names, which would double the checkpoints
         self.down = nn.ModuleList([net.input_block, *net.downsamples, net.bottleneck])
         self.up = net.upsamples
         self.head = net.output_block
         nn.init.constant_(cast(Tensor, self.head.conv.conv.bias), -2.0)  # lesions are the smaller part of an image
 
-    def forward(self, image: Tensor, real: Tensor) -> Tensor:
+    def forward(self, image: Tensor, real: Tensor, added: Mapping[int, Tensor] | None = None) -> Tensor:
         """Segment whole canvases.
 
         Args:
             image: float [B, C, *size].
             real: bool [B, 1, *size], False on padding, which counts as 0.
+            added: by level, float [B, widths[level], *any size], resized and added to what the level has found.
 
         Returns:
             float [B, regions, *size], logits.
         """
         x = torch.where(real, image, torch.zeros_like(image))
         skips = []
-        for block in self.down:
+        for level, block in enumerate(self.down):
             x = block(x)
+            if added and level in added:
+                x = x + F.interpolate(added[level], size=x.shape[2:], mode="nearest")
             skips.append(x)
         skips.pop()
         for block in self.up:

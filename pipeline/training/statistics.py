@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.models.segmenter import Segmenter
+from pipeline.models.token_segmenter import TokenSegmenter
 from pipeline.segmentation.canvas import Canvas
 from pipeline.training.loader import Batch, PatchLoader
 
@@ -28,7 +28,7 @@ def pixel_statistics(loader: PatchLoader, canvas: Canvas) -> tuple[Tensor, Tenso
 
 
 @torch.no_grad()
-def standardise_tokens(model: Segmenter, loader: PatchLoader, canvas: Canvas) -> None:
+def standardise_tokens(model: TokenSegmenter, loader: PatchLoader, canvas: Canvas) -> None:
     """Set by which a segmenter standardises each feature of its encoder's tokens: those of some training samples.
 
     What a pretrained encoder puts out differs in scale by a factor of thirty between methods, and much of it is the

@@ -17,7 +17,7 @@ from upath import UPath
 
 from pipeline.config import Config
 from pipeline.configuration.resolve import load
-from pipeline.models.segmenter import Segmenter
+from pipeline.models.token_segmenter import TokenSegmenter
 from pipeline.segmentation.canvas import Canvas
 from pipeline.segmentation.regions import region_masks
 from pipeline.segmentation.segmenter_file import load_segmenter
@@ -38,9 +38,9 @@ def loader_of(config: Config) -> PatchLoader:
 
 
 @torch.no_grad()
-def row(name: str, model: Segmenter, loader: PatchLoader, canvas: Canvas, config: Config) -> str:
+def row(name: str, model: TokenSegmenter, loader: PatchLoader, canvas: Canvas, config: Config) -> str:
     """The three DSC of a segmenter."""
-    original = model._tokens
+    original = model.token_maps
     dsc: list[list[Tensor]] = [[], [], []]
     samples = loader.some(10**9)
     for start in range(0, len(samples), AT_ONCE):
@@ -53,7 +53,7 @@ def row(name: str, model: Segmenter, loader: PatchLoader, canvas: Canvas, config
         ]
         truth = region_masks(label, config.finetune.classes).bool()
         for found, way in zip(dsc, ways, strict=True):
-            model._tokens = way  # type: ignore[method-assign]
+            model.token_maps = way  # type: ignore[method-assign]
             predicted = (model(image, real).sigmoid() > THRESHOLD) & real
             both, either = ((a.flatten(1).sum(1)) for a in (predicted & truth, predicted.int() + truth.int()))
             found.append(2 * both / either)
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("DSC | as it is | the mean token | another image's tokens")
     for run in runs:
         model, _ = load_segmenter(run / "finetune" / "segmenter")
-        if isinstance(model, Segmenter):
+        if isinstance(model, TokenSegmenter):
             canvas = Canvas(cache.size, cache.patch, cache.channels)
             print(row(run.name, model, loader, canvas, config), flush=True)
 

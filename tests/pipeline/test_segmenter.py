@@ -76,7 +76,7 @@ def test_what_lies_in_padding_patches_does_not_reach_the_encoder() -> None:
     image = torch.rand(1, 1, 32, 32)
     other = torch.where(real, image, torch.rand_like(image))
     with torch.no_grad():
-        (tokens,), (same,) = model._tokens(image, real), model._tokens(other, real)
+        (tokens,), (same,) = model.token_maps(image, real), model.token_maps(other, real)
     assert torch.allclose(tokens[..., :3], same[..., :3], atol=1e-6)
     assert not tokens[..., 3].any()
 
@@ -90,7 +90,7 @@ def test_tokens_lie_where_their_patches_are() -> None:
     changed = image.clone()
     changed[0, 0, 6, 9] += 1  # patch (1, 2)
     with torch.no_grad():
-        different = (model._tokens(image, real)[0] - model._tokens(changed, real)[0]).abs().sum(1)[0] > 0
+        different = (model.token_maps(image, real)[0] - model.token_maps(changed, real)[0]).abs().sum(1)[0] > 0
     assert different.nonzero().tolist() == [[1, 2]]
 
 
@@ -124,7 +124,7 @@ def test_below_its_image_levels_the_decoder_sees_tokens_alone() -> None:
             for name, child in list(parent.named_children()):
                 if isinstance(child, torch.nn.GroupNorm):
                     setattr(parent, name, torch.nn.Identity())
-        model._tokens = lambda *_, m=model: [torch.zeros(1, 24, 4, 4) for _ in m.depths]
+        model.token_maps = lambda *_, m=model: [torch.zeros(1, 24, 4, 4) for _ in m.depths]
         changed = image.clone()
         changed[..., 32, 32] += 5
         with torch.no_grad():

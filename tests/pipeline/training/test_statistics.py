@@ -73,7 +73,7 @@ def test_a_segmenters_convolutions_see_standardised_tokens(loader: PatchLoader, 
     image, _, real = CANVAS.pixels(loader.gather(np.arange(3, 23)))
     attend = model.attended(real)
     with torch.no_grad():
-        maps = model._tokens(image, real)
+        maps = model.token_maps(image, real)
     assert len(maps) == (3 if image_levels else 1)
     for tokens in maps:
         seen = tokens.flatten(2).transpose(1, 2)[attend]
