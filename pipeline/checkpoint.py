@@ -31,7 +31,8 @@ def save_weights(folder: UPath | str, tensors: dict[str, Tensor], meta: dict[str
     Args:
         folder: any path or URI.
         tensors: named tensors of any dtype.
-        meta: JSON-serialisable; must say its "kind" ("encoder", "segmenter" or "pretrain").
+        meta: JSON-serialisable; must say its "kind" ("encoder", "segmenter", "scores", or of a training to go on with
+            "pretrain" or "finetune").
     """
     folder = UPath(folder)
     make_folder(folder)
@@ -48,14 +49,31 @@ def load_weights(folder: UPath | str, kind: str | None = None) -> tuple[dict[str
         RunError: there is none, it is of another kind or version, or its weights cannot be read.
     """
     folder = fresh(UPath(folder))
+    meta = read_meta(folder, kind)
+    try:
+        with reaching(str(folder)):
+            tensors = safetensors.torch.load((folder / _WEIGHTS).read_bytes())
+    except FileNotFoundError:
+        raise _no_checkpoint(folder) from None
+    except SafetensorError as error:
+        raise _unreadable(folder, error) from None
+    return tensors, meta
+
+
+def read_meta(folder: UPath | str, kind: str | None = None) -> dict[str, Any]:
+    """What a checkpoint says of itself, without its weights.
+
+    Raises:
+        RunError: there is none, or it is of another kind or version.
+    """
+    folder = fresh(UPath(folder))
     try:
         with reaching(str(folder)):
             meta = json.loads((folder / _META).read_text())
-            tensors = safetensors.torch.load((folder / _WEIGHTS).read_bytes())
     except FileNotFoundError:
-        raise RunError(f"no checkpoint at {folder}: it needs {_WEIGHTS} and {_META}") from None
-    except (json.JSONDecodeError, SafetensorError) as error:
-        raise RunError(f"the checkpoint at {folder} cannot be read ({error}); use another or train again") from None
+        raise _no_checkpoint(folder) from None
+    except json.JSONDecodeError as error:
+        raise _unreadable(folder, error) from None
     if meta.get("schema") != SCHEMA:
         raise RunError(
             f"the checkpoint at {folder} has version {meta.get('schema')}, this program reads version {SCHEMA}; "
@@ -63,7 +81,36 @@ def load_weights(folder: UPath | str, kind: str | None = None) -> tuple[dict[str
         )
     if kind is not None and meta.get("kind") != kind:
         raise RunError(f"the checkpoint at {folder} holds a {meta.get('kind')}, but a {kind} is needed here")
-    return tensors, meta
+    return meta
+
+
+def checkpoint_mistakes(field: str, folder: str, kind: str, patch: tuple[int, ...] | None = None) -> list[str]:
+    """What is wrong with a checkpoint that a setting names, before it is needed: one mistake at most.
+
+    Args:
+        field: the setting.
+        folder: its value.
+        kind: what it must be.
+        patch: what its patches must be, where that is known.
+    """
+    if not fresh(UPath(folder)).is_dir():
+        return [f"{field} = {folder}: there is no such folder"]
+    try:
+        meta = read_meta(folder, kind)
+    except RunError as error:
+        return [f"{field}: {error}"]
+    own = tuple(meta.get("shape", {}).get("patch", ()))
+    if patch and own and own != patch:
+        return [f"{field} = {folder}: was trained on patches of {list(own)}, cache.patch = {list(patch)}"]
+    return []
+
+
+def _no_checkpoint(folder: UPath) -> RunError:
+    return RunError(f"no checkpoint at {folder}: it needs {_WEIGHTS} and {_META}")
+
+
+def _unreadable(folder: UPath, error: Exception) -> RunError:
+    return RunError(f"the checkpoint at {folder} cannot be read ({error}); use another or train again")
 
 
 def checkpoint_digest(folder: UPath | str) -> str:

@@ -7,6 +7,7 @@ start (`finetune.encoder`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from upath import UPath
 
+from pipeline.checkpoint import checkpoint_mistakes
 from pipeline.configuration.mistakes import explain
 from pipeline.configuration.overrides import field_value, with_fields
 from pipeline.measure.flops import Costs
 from preprocessing.errors import ConfigError
-from preprocessing.object_store import fresh
 from preprocessing.settings import Settings
 
 if TYPE_CHECKING:
@@ -119,7 +120,8 @@ def _check_differ(every: Sequence[Cell]) -> None:
     first: dict[str, str] = {}
     mistakes = []
     for cell in every:  # the settings hold seed, fold and share of labels
-        same = first.setdefault(cell.config.model_dump_json(exclude={"run": {"dir"}}), cell.arm)
+        settings = cell.config.model_dump(mode="json", exclude={"run": {"dir"}, "segmenter": True})
+        same = first.setdefault(json.dumps(settings | {"segmenter": cell.config.segmenter.used()}), cell.arm)
         if same != cell.arm:
             constant = cell.config.mask.ratio.family == "constant"  # of both
             schedule = "mask.ratio.family=linear mask.ratio.start=0.6 mask.ratio.end=0.85"
@@ -182,16 +184,17 @@ def check_compute(config: Config) -> None:
 
 
 def check_encoders(config: Config) -> None:
-    """That the encoders that arms start from are there.
+    """That the encoders that arms start from are there, and are encoders of this program for these patches.
 
     Raises:
-        ConfigError: they are not; all of them.
+        ConfigError: they are not; all mistakes.
     """
     mistakes = []
     for arm in config.benchmark.arms:
         encoder = config.benchmark.arm(arm).get("finetune.encoder")
-        if encoder and not fresh(UPath(encoder)).is_dir():
-            mistakes.append(f"benchmark.fields, {arm}: finetune.encoder = {encoder}: there is no such folder")
+        if encoder:
+            field = f"benchmark.fields, {arm}: finetune.encoder"
+            mistakes += checkpoint_mistakes(field, encoder, "encoder", config.cache.patch)
     if mistakes:
         raise ConfigError(mistakes)
 

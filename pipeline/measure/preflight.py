@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 from upath import UPath
 
+from pipeline.checkpoint import checkpoint_mistakes
 from pipeline.measure.estimate import model_of, parameters
 from pipeline.measure.places import uri_mistakes, vanishing_mistakes
 from pipeline.measure.times import Amount, run_times
@@ -84,10 +85,10 @@ def input_mistakes(config: Config, needs: Sequence[str]) -> list[str]:
         mistakes.append(f"run.dir = {config.run.dir}: is a file; give a folder")
     if "data" in needs:
         mistakes += _told(lambda: load_cases(config.data))
-        if config.finetune.encoder and not UPath(config.finetune.encoder).is_dir():
-            mistakes.append(f"finetune.encoder = {config.finetune.encoder}: there is no such folder")
-    if "checkpoint" in needs and config.checkpoint and not UPath(config.checkpoint).is_dir():
-        mistakes.append(f"checkpoint = {config.checkpoint}: there is no such folder")
+        if encoder := config.finetune.encoder:
+            mistakes += checkpoint_mistakes("finetune.encoder", encoder, "encoder", config.cache.patch)
+    if "checkpoint" in needs and config.checkpoint:
+        mistakes += checkpoint_mistakes("checkpoint", config.checkpoint, "segmenter")
     if "predict" in needs:
         output = output_folder(config.predict, config.run.dir)
         mistakes += _told(lambda: find_scans(config.predict.input, config.data, _modalities(config), output))
@@ -185,8 +186,10 @@ def _describe_resources(report: Preflight, config: Config) -> None:
         "this machine",
         f"{_cores()} cores, {memory.available / _GIB:.1f} of {memory.total / _GIB:.1f} GiB memory free, GPU: {gpus}",
     )
-    if (busy := psutil.getloadavg()[0]) > _BUSY * _cores():
-        told = f"{busy:.1f} of {_cores()} cores in the last minute: the times below are too long, several times maybe"
+    cores = os.cpu_count() or 1  # the load is the whole machine's, whatever cores this process may use
+    if (busy := psutil.getloadavg()[0]) > _BUSY * cores and not torch.cuda.is_available():
+        told = f"{busy:.1f} of {cores} cores in the last minute: the times below are too long, several times maybe; "
+        told += "ask again on a quiet machine, a minute after the last dry run"
         report.add("resources", "at work already", told)
     if _address(config):
         report.add("resources", "cluster", f"{_address(config)}, not asked by a dry run")

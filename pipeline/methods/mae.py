@@ -59,11 +59,11 @@ class Mae(Masking):
 
     def reconstruct(self, batch: Batch, plan: MaskPlan) -> Tensor:
         """Predicted patches [b, N, D], in the intensities of the batch."""
-        return self.autoencoder.in_intensities(self.predict(batch, plan), batch.patches)
+        return self.autoencoder.in_intensities(self.predict(batch, plan), batch.patches, self.pixels(batch))
 
     def errors(self, predicted: Tensor, batch: Batch) -> Tensor:
         """Squared error of each pixel, float32 [b, N, D]."""
-        return (predicted.float() - self.autoencoder.target(batch.patches).float()).square()
+        return (predicted.float() - self.autoencoder.target(batch.patches, self.pixels(batch)).float()).square()
 
     def loss(self, batch: Batch, plan: MaskPlan) -> Tensor:
         """Loss of each sample, float32 [b]."""

@@ -88,15 +88,15 @@ class MaskedAutoencoder(nn.Module):
         """Predicted patches [B, N, D]; only those in `plan.masked` are trained to mean anything."""
         return self.decoder(self.encode(patches, coords, plan), coords, plan)
 
-    def target(self, patches: Tensor) -> Tensor:
-        """What is predicted of patches [..., D], as configured."""
-        return normalise_patches(patches) if self.settings.target == "normalised" else patches
+    def target(self, patches: Tensor, pixels: Tensor) -> Tensor:
+        """What is predicted of patches [..., D] with real `pixels` [..., D], as configured."""
+        return normalise_patches(patches, pixels) if self.settings.target == "normalised" else patches
 
-    def in_intensities(self, predicted: Tensor, patches: Tensor) -> Tensor:
+    def in_intensities(self, predicted: Tensor, patches: Tensor, pixels: Tensor) -> Tensor:
         """Predictions [..., D] as pixels; normalised ones put back to each patch's own mean and spread."""
         if self.settings.target == "plain":
             return predicted
-        spread, mean = torch.std_mean(patches, dim=-1, keepdim=True)
+        mean, spread = _moments(patches, pixels)
         return predicted * spread + mean
 
     def forward(self, patches: Tensor, coords: Tensor, plan: MaskPlan, pixels: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class MaskedAutoencoder(nn.Module):
             float32 [B]: mean squared error over the real pixels of the sample's masked patches.
         """
         predicted = self.reconstruct(patches, coords, plan).float()
-        return masked_mean((predicted - self.target(patches).float()).square(), plan.masked, pixels)
+        return masked_mean((predicted - self.target(patches, pixels).float()).square(), plan.masked, pixels)
 
 
 def masked_mean(error: Tensor, masked: Tensor, pixels: Tensor) -> Tensor:
@@ -128,8 +128,19 @@ def patch_means(error: Tensor, pixels: Tensor) -> Tensor:
     return (error * weight).sum(2) / weight.sum(2).clamp(min=1.0)
 
 
-def normalise_patches(patches: Tensor) -> Tensor:
-    """Each patch [..., D] to mean 0 and standard deviation 1 (MAE's per-patch normalised target)."""
-    patches = patches.float()
-    variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
-    return (patches - mean) / (variance + 1e-6).sqrt()
+def normalise_patches(patches: Tensor, pixels: Tensor) -> Tensor:
+    """Each patch [..., D] to mean 0 and standard deviation 1 over its real `pixels` [..., D] (MAE's normalised target).
+
+    The others, padding, mean nothing afterwards.
+    """
+    mean, spread = _moments(patches, pixels)
+    return (patches.float() - mean) / spread
+
+
+def _moments(patches: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each patch's real pixels, float32 [..., 1]; of an even patch almost 0."""
+    weight = pixels.float()
+    count = weight.sum(-1, keepdim=True)
+    mean = (patches * weight).sum(-1, keepdim=True) / count.clamp(min=1.0)
+    squares = ((patches - mean).square() * weight).sum(-1, keepdim=True)
+    return mean, (squares / (count - 1).clamp(min=1.0) + 1e-6).sqrt()

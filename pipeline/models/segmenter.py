@@ -1,9 +1,10 @@
 """The segmenter: the pretrained encoder's tokens, and a light convolutional U around them that keeps edges sharp.
 
 Patch tokens say what is where at the patch's resolution; a stem of strided convolutions on the image says where the
-edges are at full resolution. The decoder starts from both at the token grid and climbs to the pixels, one prime
-factor of the patch at a time, joined by the stem's features at each step (after UNETR, arXiv 2103.10504, with fewer
-and narrower convolutions). Group norm throughout: batch statistics would depend on how workers share a batch.
+edges are at full resolution. The decoder starts from the tokens and climbs to the pixels, one prime factor of the patch
+at a time, joined at each step by the stem's features or, below `image_levels`, by tokens of earlier blocks (after
+UNETR, arXiv 2103.10504, with fewer and narrower convolutions). Group norm throughout: batch statistics would depend on
+how workers share a batch.
 """
 
 from __future__ import annotations

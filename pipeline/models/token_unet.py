@@ -11,7 +11,9 @@ from pipeline.models.unet import UNet, UNetSettings
 
 
 class TokenUNet(TokenSegmenter):
-    """A `UNet` that adds the tokens of all blocks, by a 1x1 convolution, at the first level that is no finer than they.
+    """A `UNet` that adds the encoder's tokens, as they are after its last block.
+
+    They go through a 1x1 convolution and join at the first level that is no finer than their grid.
 
     Args:
         encoder: for patches of `patch` and `channels`.

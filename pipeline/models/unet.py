@@ -1,4 +1,4 @@
-"""A supervised anchor: MONAI's DynUNet, the U-Net of nnU-Net, in place of the transformer.
+"""A supervised anchor: MONAI's DynUNet, the U-Net of nnU-Net.
 
 Self-supervision is worth its effort only where the segmenter is not simply beaten by a U-Net trained from random
 weights on the same few labels. Its shape follows from the canvas, by the rules of nnU-Net (Isensee et al., Nature

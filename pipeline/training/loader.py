@@ -201,8 +201,9 @@ class PatchLoader:
         return self._collate(np.asarray(samples, np.int64), np.asarray(samples, np.int64))
 
     def some(self, count: int) -> np.ndarray:
-        """A few of the epoch's samples, evenly spread and always the same: int64 [at most count]."""
-        return self._samples[np.linspace(0, len(self._samples) - 1, min(count, len(self._samples))).astype(int)]
+        """A few of all samples, evenly spread and always the same: int64 [at most count]."""
+        every = np.sort(np.concatenate([self._samples, self._others]))
+        return every[np.linspace(0, len(every) - 1, min(count, len(every))).astype(int)]
 
     def _order(self, epoch: int) -> np.ndarray:
         """The cache indices of an epoch, in order."""

@@ -25,11 +25,12 @@ from pipeline.probe import Probe
 from pipeline.training.loader import PatchLoader
 from preprocessing.cache import PatchCache
 from preprocessing.splits import Splits
+from tests.benchmarks.token_use import cache_of
 
 
 def probe_of(config: Config) -> Probe:
     """The probe of a run on all lesions that are annotated and no test cases."""
-    cache, splits = PatchCache.open(config.cache.dir), Splits.read(str(UPath(config.run.dir) / "splits.csv"))
+    cache, splits = PatchCache.open(cache_of(config)), Splits.read(str(UPath(config.run.dir) / "splits.csv"))
     lesion = set(cache.cases.loc[cache.cases["lesion_pixels"] > 0, "case"])
     samples = cache.sample_indices(
         [case for split in ("train", "val") for case in splits.cases(split) if case in lesion]
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs of one seed, with one cache")
     runs = parser.parse_args(arguments).runs
     config = load(runs[0] / "config.yaml", [], Config)
-    probe, shape = probe_of(config), Shape.of(PatchCache.open(config.cache.dir))
+    probe, shape = probe_of(config), Shape.of(PatchCache.open(cache_of(config)))
     depths = sorted({0, *np.linspace(0, config.model.depth, 4).round().astype(int).tolist()})
     print(" | ".join(["DSC after block", *map(str, depths)]))
     torch.manual_seed(config.run.seed)

@@ -8,9 +8,10 @@ tokens does not look at them, and tells nothing of how they were pretrained.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from upath import UPath
@@ -28,9 +29,14 @@ from preprocessing.splits import Splits
 THRESHOLD, AT_ONCE = 0.3, 32  # the same for all arms, where their curves are flat
 
 
+def cache_of(config: Config) -> str:
+    """Where the cache of a finished run lies."""
+    return config.cache.dir or str(UPath(config.run.dir) / "cache")
+
+
 def loader_of(config: Config) -> PatchLoader:
     """Of the lesions that are annotated, lie in training groups, and were not among the run's labels."""
-    cache, splits = PatchCache.open(config.cache.dir), Splits.read(str(UPath(config.run.dir) / "splits.csv"))
+    cache, splits = PatchCache.open(cache_of(config)), Splits.read(str(UPath(config.run.dir) / "splits.csv"))
     unused = set(splits.cases("train")) - set(splits.labelled("train"))
     samples = cache.sample_indices(sorted(unused))
     samples = samples[cache.samples["lesion"].to_numpy()[samples] > 0]
@@ -40,24 +46,46 @@ def loader_of(config: Config) -> PatchLoader:
 @torch.no_grad()
 def row(name: str, model: TokenSegmenter, loader: PatchLoader, canvas: Canvas, config: Config) -> str:
     """The three DSC of a segmenter."""
-    original = model.token_maps
-    dsc: list[list[Tensor]] = [[], [], []]
     samples = loader.some(10**9)
-    for start in range(0, len(samples), AT_ONCE):
-        image, label, real = canvas.pixels(loader.gather(samples[start : start + AT_ONCE]))
-        maps = original(image, real)  # standardised: the mean token is 0
-        ways: list[Callable[..., list[Tensor]]] = [
-            lambda *_, maps=maps: maps,
-            lambda *_, maps=maps: [torch.zeros_like(tokens) for tokens in maps],
-            lambda *_, maps=maps: [tokens.roll(1, 0) for tokens in maps],
-        ]
+    parts = [samples[start : start + AT_ONCE] for start in range(0, len(samples), AT_ONCE)]
+    own, attended = [], []
+    for part in parts:
+        image, _, real = canvas.pixels(loader.gather(part))
+        own.append(model.token_maps(image, real))
+        attended.append(model.attended(real))
+    every, attend = [torch.cat(level) for level in zip(*own, strict=True)], torch.cat(attended)
+    ways = [every, [_mean(tokens, attend) for tokens in every], [tokens.roll(1, 0) for tokens in every]]
+    return " | ".join([name, *(f"{_dsc(model, maps, parts, loader, canvas, config):.3f}" for maps in ways)])
+
+
+def _mean(tokens: Tensor, attend: Tensor) -> Tensor:
+    """The mean of the real tokens at the place of each of them; float [S, width, *grid], attend [S, K]."""
+    flat = tokens.flatten(2).transpose(1, 2)
+    mean = flat[attend].mean(0) * attend[..., None]
+    return mean.transpose(1, 2).reshape(tokens.shape)
+
+
+def _dsc(
+    model: TokenSegmenter,
+    maps: Sequence[Tensor],
+    parts: Sequence[np.ndarray],
+    loader: PatchLoader,
+    canvas: Canvas,
+    config: Config,
+) -> float:
+    """Mean DSC of a segmenter that is given these token maps for its own."""
+    original, found, start = model.token_maps, [], 0
+    for part in parts:
+        image, label, real = canvas.pixels(loader.gather(part))
+        given = [tokens[start : start + len(part)] for tokens in maps]
+        model.token_maps = lambda *_, given=given: given  # type: ignore[method-assign]
+        predicted = (model(image, real).sigmoid() > THRESHOLD) & real
         truth = region_masks(label, config.finetune.classes).bool()
-        for found, way in zip(dsc, ways, strict=True):
-            model.token_maps = way  # type: ignore[method-assign]
-            predicted = (model(image, real).sigmoid() > THRESHOLD) & real
-            both, either = ((a.flatten(1).sum(1)) for a in (predicted & truth, predicted.int() + truth.int()))
-            found.append(2 * both / either)
-    return " | ".join([name, *(f"{float(torch.cat(found).mean()):.3f}" for found in dsc)])
+        both, either = ((a.flatten(1).sum(1)) for a in (predicted & truth, predicted.int() + truth.int()))
+        found.append(2 * both / either)
+        start += len(part)
+    model.token_maps = original  # type: ignore[method-assign]
+    return float(torch.cat(found).mean())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -65,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs of one seed, with one cache")
     runs = parser.parse_args(arguments).runs
     config = load(runs[0] / "config.yaml", [], Config)
-    loader, cache = loader_of(config), PatchCache.open(config.cache.dir)
+    loader, cache = loader_of(config), PatchCache.open(cache_of(config))
     print("DSC | as it is | the mean token | another image's tokens")
     for run in runs:
         model, _ = load_segmenter(run / "finetune" / "segmenter")

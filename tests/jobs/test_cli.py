@@ -142,6 +142,7 @@ def test_no_configuration_file(capsys: pytest.CaptureFixture[str]) -> None:
         ("data.dims=3", "cache.size = [32, 32]: data.dims = 3 needs 3 numbers"),
         ("data.splits={tmp}/no.csv", "data.splits: there is no file"),
         ("run.dir={tmp}/small.yaml", "small.yaml: is a file; give a folder"),
+        ("finetune.encoder={tmp}", "finetune.encoder: no checkpoint at"),
         ("resources.workers=4096", "this machine has"),
         ("resources.gpu=yes", "need a GPU each and this machine has 0"),
     ],

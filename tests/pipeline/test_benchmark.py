@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.benchmark import table as module
 from pipeline.benchmark.cells import cells, check_compute, equal_compute, without
+from pipeline.checkpoint import save_weights
 from pipeline.measure.flops import Costs, step_cost
 from pipeline.methods import Shape
 from preprocessing.errors import ConfigError, RunError
@@ -92,6 +93,10 @@ def test_two_arms_that_are_the_same_are_a_mistake() -> None:
     ]  # fmt: skip
     assert "mask.ratio.family=linear" in told.value.mistakes[0]
     assert len(cells(config(**halves, mask__ratio={"family": "linear", "start": 0.6, "end": 0.85}))) == 4
+    tokens = {"segmenter.kind": "vit_unet"}  # has no image_levels
+    fields = {"tokens": tokens, "fewer": tokens | {"segmenter.image_levels": 1}}
+    with pytest.raises(ConfigError, match="fewer is the same as tokens"):
+        cells(config(benchmark__arms=tuple(fields), benchmark__fields=fields))
     with pytest.raises(ConfigError, match="again is the same as scratch here; leave one out"):
         cells(config(benchmark__arms=("scratch", "again"), benchmark__fields={"again": {"pretrain.method": "scratch"}}))
 
@@ -324,7 +329,7 @@ def test_a_fold_without_a_lesion_has_no_dsc(tmp_path: Path, capsys: pytest.Captu
 
 @pytest.mark.usefixtures("without_cluster")
 def test_an_encoder_from_elsewhere_is_not_called_free(tmp_path: Path) -> None:
-    (tmp_path / "encoder").mkdir()
+    save_weights(tmp_path / "encoder", {}, {"kind": "encoder"})
     fields = {"moved": {"finetune.encoder": str(tmp_path / "encoder")}}
     chosen = config(tmp_path, benchmark__arms=("scratch", "moved"), benchmark__fields=fields)
     found = module.benchmark(chosen, lambda _: None, lambda cell: finished(cell, 0.0), None).set_index("arm")

@@ -192,7 +192,7 @@ def test_another_runs_encoder_is_known_by_its_weights_and_not_by_where_it_lies(t
 
 def test_every_encoder_that_an_arm_lacks_is_told_before_anything_is_started(tmp_path: Path) -> None:
     fields = {name: {"finetune.encoder": str(tmp_path / name)} for name in ("here", "gone", "lost")}
-    (tmp_path / "here").mkdir()
+    save_weights(tmp_path / "here", {}, {"kind": "encoder"})
     chosen = config(tmp_path, benchmark__arms=("mps_ams", *fields), benchmark__fields=fields)
     with pytest.raises(ConfigError) as raised:
         module.planned_cells(chosen)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from upath import UPath
 
-from pipeline.checkpoint import load_weights, save_weights, transfer
+from pipeline.checkpoint import checkpoint_mistakes, load_weights, save_weights, transfer
 from pipeline.models.encoder import Encoder, EncoderSettings
 from pipeline.training.state import pack, unpack
 from preprocessing.errors import RunError
@@ -33,6 +33,23 @@ def test_what_is_not_a_checkpoint_is_refused_in_plain_words(tmp_path):
     save_weights(UPath(tmp_path), {"a": torch.rand(3)}, {"kind": "encoder", "schema": 99})
     with pytest.raises(RunError, match="version 99"):
         load_weights(UPath(tmp_path))
+
+
+def test_what_is_wrong_with_a_named_checkpoint_is_told_before_it_is_needed(tmp_path):
+    def told(name, kind="encoder", patch=(8, 8)):
+        return checkpoint_mistakes("finetune.encoder", str(tmp_path / name), kind, patch)
+
+    assert told("none") == [f"finetune.encoder = {tmp_path}/none: there is no such folder"]
+    for name, meta in (("good", {"kind": "encoder"}), ("old", {"kind": "encoder", "schema": 1})):
+        save_weights(UPath(tmp_path / name), {"a": torch.rand(3)}, meta | {"shape": {"patch": [8, 8]}})
+    assert told("good") == told("good", patch=None) == []
+    (mistake,) = told("good", patch=(16, 16))
+    assert "trained on patches of [8, 8], cache.patch = [16, 16]" in mistake
+    (mistake,) = told("good", kind="segmenter")
+    assert "holds a encoder, but a segmenter" in mistake
+    (mistake,) = told("old")
+    assert mistake.startswith("finetune.encoder: the checkpoint at ")
+    assert "has version 1" in mistake
 
 
 def test_transfer_says_what_became_of_every_tensor():

@@ -75,9 +75,20 @@ def test_positions_tell_all_places_apart():
 
 
 def test_normalised_targets_have_mean_zero_and_spread_one():
-    patches = normalise_patches(torch.rand(2, 5, 64) * 7 + 3)
-    torch.testing.assert_close(patches.mean(-1), torch.zeros(2, 5), atol=1e-5, rtol=0)
-    torch.testing.assert_close(patches.std(-1), torch.ones(2, 5), atol=1e-3, rtol=0)
+    torch.manual_seed(0)
+    patches, pixels = torch.rand(2, 5, 64) * 7 + 3, torch.rand(2, 5, 64) > 0.4
+    patches[~pixels] = 0.0  # padding has no part in it
+    normalised = normalise_patches(patches, pixels)
+    for patch, real in zip(normalised.flatten(0, 1), pixels.flatten(0, 1), strict=True):
+        assert float(patch[real].mean()) == pytest.approx(0, abs=1e-5)
+        assert float(patch[real].std()) == pytest.approx(1, abs=1e-3)
+
+
+def test_normalised_predictions_come_back_as_pixels():
+    patches, pixels = torch.rand(2, 5, 16), torch.rand(2, 5, 16) > 0.4
+    model = build(target="normalised")
+    back = model.in_intensities(model.target(patches, pixels), patches, pixels)
+    torch.testing.assert_close(back, patches)
 
 
 def test_it_overfits_eight_images():

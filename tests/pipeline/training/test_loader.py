@@ -78,6 +78,14 @@ def test_a_small_cache_is_read_once_and_a_large_one_streams():
     assert len(large.reads) > 1.2 * len(large.blocks)
 
 
+def test_some_samples_are_spread_over_all_and_always_the_same():
+    lesion, others = np.arange(0, 40, 2), np.arange(1, 40, 2)
+    loaders = [PatchLoader(FakeCache(), lesion, LoaderSettings(), seed, 4, others=others) for seed in (0, 1)]
+    for loader in loaders:
+        assert loader.some(99).tolist() == list(range(40))
+        assert loader.some(4).tolist() == [0, 13, 26, 39]
+
+
 def test_an_error_while_reading_reaches_the_training():
     cache = FakeCache()
     cache.read_block = lambda block: (_ for _ in ()).throw(OSError("gone"))
