@@ -59,7 +59,7 @@ def run(
     try:
         config = _checked(arguments, unknown, needs)
         if arguments.dry_run:
-            return _dry_run(config, times)
+            return _dry_run(config, times, needs)
         prepare(config.run.address)  # the job imports Ray
         job(config)
     except ConfigError as error:
@@ -112,13 +112,13 @@ def _checked(arguments: argparse.Namespace, unknown: Sequence[str], needs: Seque
     return resolution.config
 
 
-def _dry_run(config: Config, times: Callable[[], Times] | None) -> int:
+def _dry_run(config: Config, times: Callable[[], Times] | None, needs: Sequence[str]) -> int:
     from pipeline.configuration.resolve import dump
     from pipeline.measure.preflight import preflight
 
     console = _console()
     console.print(dump(config), markup=False, highlight=False, soft_wrap=True)
-    report, mistakes = preflight(config, times()) if times else preflight(config)
+    report, mistakes = preflight(config, times(), needs) if times else preflight(config, needs=needs)
     console.print(report.table())
     if mistakes:
         raise ConfigError(mistakes)

@@ -32,6 +32,12 @@ def test_the_head_trains_nothing_and_workers_start_from_none(cluster):
     assert sum(spec["max_workers"] for spec in workers) <= cluster["max_workers"]
 
 
+def test_workers_have_a_role_of_their_own(cluster):
+    for name, spec in cluster["available_node_types"].items():
+        if name != cluster["head_node_type"]:
+            assert {"IamInstanceProfile", "serviceAccounts"} & set(spec["node_config"])
+
+
 def test_gpus_are_spot_machines(cluster):
     text = yaml.safe_dump(cluster["available_node_types"]["gpu"]["node_config"]).lower()
     assert "spot" in text

@@ -30,6 +30,7 @@ from pipeline.report.wording import number
 from preprocessing.case import BadFile, Case, Rejection
 from preprocessing.errors import ConfigError
 from preprocessing.layouts import load_cases
+from preprocessing.object_store import fresh
 from preprocessing.prepare import prepare
 from preprocessing.readers.volumes import is_volume_file
 from preprocessing.samples import samples_of
@@ -104,9 +105,21 @@ def _modalities(config: Config) -> int:
         return 1
 
 
-def preflight(config: Config, times: Times = run_times) -> tuple[Preflight, list[str]]:
-    """The report of a dry run, and the mistakes that would stop the run; `times` tells how long the job would take."""
+def preflight(
+    config: Config, times: Times = run_times, needs: Sequence[str] = ("data",)
+) -> tuple[Preflight, list[str]]:
+    """The report of a dry run, and the mistakes that would stop the run.
+
+    Args:
+        config: checked already, with its inputs.
+        times: tells how long the job would take.
+        needs: of the job, as for `input_mistakes`; one that needs no data set is not asked what training would take.
+    """
     report, mistakes = Preflight(), _resource_mistakes(config)
+    if "data" not in needs:
+        _describe_scans(report, config)
+        _describe_resources(report, config)
+        return report, mistakes
     cases: list[Case] = []
     rejected: list[Rejection] = []
     channels = 1
@@ -126,6 +139,7 @@ def preflight(config: Config, times: Times = run_times) -> tuple[Preflight, list
     _describe_resources(report, config)
     mistakes += _describe_storage(report, config, samples, channels)
     if samples:
+        _describe_others(report)
         amount = Amount(samples, each * sum(bool(case.labels) for case in cases), channels)
         for name, value in times(config, amount):
             report.add("time", name, value)
@@ -151,12 +165,25 @@ def _told(check: Callable[[], object]) -> list[str]:
     return []
 
 
+def _describe_scans(report: Preflight, config: Config) -> None:
+    output = output_folder(config.predict, config.run.dir)
+    scans = find_scans(config.predict.input, config.data, _modalities(config), output)
+    segmenter = config.checkpoint or f"{config.run.dir}/finetune/segmenter"
+    there = "" if fresh(UPath(segmenter)).is_dir() else " (not there yet)"
+    report.add("scans", "to segment", f"{number(len(scans))} in {config.predict.input}")
+    report.add("scans", "results", str(output))
+    report.add("scans", "segmenter", segmenter + there)
+
+
 def _describe_data(report: Preflight, config: Config, cases: list[Case], rejected: list[Rejection]) -> None:
     labelled = sum(bool(case.labels) for case in cases)
     strata = Counter(case.stratum for case in cases if case.stratum)
     files = [len(case.files) for case in cases]
     report.add("data", "root", f"{config.data.root} (layout {config.data.layout})")
     report.add("data", "cases", f"{number(len(cases))}, {number(labelled)} of them labelled")
+    if labelled and config.data.label_fraction < 1:
+        share = f"{config.data.label_fraction:.0%} of those in training and validation (data.label_fraction)"
+        report.add("data", "labels used", share)
     if strata:
         report.add("data", "by class", ", ".join(f"{name} {count}" for name, count in sorted(strata.items())))
     if files:
@@ -186,13 +213,16 @@ def _describe_resources(report: Preflight, config: Config) -> None:
         "this machine",
         f"{_cores()} cores, {memory.available / _GIB:.1f} of {memory.total / _GIB:.1f} GiB memory free, GPU: {gpus}",
     )
+    if _address(config):
+        report.add("resources", "cluster", f"{_address(config)}, not asked by a dry run")
+
+
+def _describe_others(report: Preflight) -> None:
     cores = os.cpu_count() or 1  # the load is the whole machine's, whatever cores this process may use
     if (busy := psutil.getloadavg()[0]) > _BUSY * cores and not torch.cuda.is_available():
         told = f"{busy:.1f} of {cores} cores in the last minute: the times below are too long, several times maybe; "
         told += "ask again on a quiet machine, a minute after the last dry run"
-        report.add("resources", "at work already", told)
-    if _address(config):
-        report.add("resources", "cluster", f"{_address(config)}, not asked by a dry run")
+        report.add("time", "at work already", told)
 
 
 def _describe_storage(report: Preflight, config: Config, samples: int, channels: int) -> list[str]:

@@ -23,12 +23,19 @@ from preprocessing.phantoms.volumes import write_brats_phantoms, write_hecktor_p
 from preprocessing.splits import SplitSettings
 from preprocessing.storage import absolute, write_text
 
+LAYOUTS: dict[str, Callable[[DataSettings], tuple[list[Case], list[Rejection]]]] = {
+    "busi": lambda data: busi.find(absolute(data.root)),
+    "hecktor": lambda data: hecktor.find(absolute(data.root)),
+    "brats": lambda data: brats.find(absolute(data.root)),
+    "manifest": lambda data: manifest.find(absolute(data.root), data.manifest, data.modalities),
+}
+
 
 class DataSettings(SplitSettings, DuplicateSettings):
     """Where the scans are, and how they are grouped and split."""
 
     root: str = Field("", description="Folder or URI of the data set.")
-    layout: str = Field("busi", description="How its files are laid out: busi, hecktor, brats or manifest.")
+    layout: str = Field("busi", description=f"How its files are laid out: {', '.join(LAYOUTS)}.")
     manifest: str = Field(
         "manifest.csv", description="Table of the manifest layout, CSV or Parquet, as a path inside data.root."
     )
@@ -46,14 +53,6 @@ class DataSettings(SplitSettings, DuplicateSettings):
 _UNFINISHED = ".unfinished"
 _PHANTOMS = "PHANTOMS.txt"
 _PHANTOMS_TEXT = "Scans in this folder are phantoms, made up by a program. No figure that they give is evidence.\n"
-Layout = Callable[[DataSettings], tuple[list[Case], list[Rejection]]]
-
-LAYOUTS: dict[str, Layout] = {
-    "busi": lambda data: busi.find(absolute(data.root)),
-    "hecktor": lambda data: hecktor.find(absolute(data.root)),
-    "brats": lambda data: brats.find(absolute(data.root)),
-    "manifest": lambda data: manifest.find(absolute(data.root), data.manifest, data.modalities),
-}
 
 PHANTOMS: dict[str, Callable[[str, int, int], None]] = {
     "busi": write_busi_phantoms,

@@ -188,12 +188,24 @@ def test_dry_run_tells_and_starts_nothing(file: Path, tmp_path: Path, capsys: py
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_dry_run_of_a_prediction_needs_no_data_set(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("data.root=", f"predict.input={tmp_path}/scans/benign", "--dry-run")
+    assert _run(_raise(AssertionError("started")), file, *words, needs=("checkpoint", "predict")) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "segmenter (not there yet)" in told
+    assert re.search(r"to segment \d+ in ", told)
+    assert "pretraining" not in told.partition("scans to segment")[2]
+
+
 @pytest.mark.parametrize(("load", "told"), [(3.1, "3.1 of 2 cores"), (0.4, "")])
 def test_a_dry_run_on_a_busy_machine_says_that_its_times_are_too_long(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, load: float, told: str
 ) -> None:
     monkeypatch.setattr("pipeline.measure.preflight.psutil.getloadavg", lambda: (load, 0.0, 0.0))
-    monkeypatch.setattr("pipeline.measure.preflight._cores", lambda: 2)
+    monkeypatch.setattr("pipeline.measure.preflight.os.cpu_count", lambda: 2)
+    monkeypatch.setattr("pipeline.measure.preflight.torch.cuda.is_available", lambda: False)
     assert _run(_raise(AssertionError("started")), file, "--dry-run") == 0
     out = " ".join(capsys.readouterr().out.split())
     assert told in out
