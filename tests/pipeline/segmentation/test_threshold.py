@@ -52,6 +52,15 @@ def test_what_cannot_be_told_apart_is_cut_at_half_the_best_dsc() -> None:
     assert choose_thresholds(alike).thresholds == (0.4,)
 
 
+@pytest.mark.parametrize(("errors", "threshold"), [(1.5, 0.25), (2.5, 0.7)])
+def test_a_threshold_is_better_by_more_than_two_standard_errors_or_not(errors: float, threshold: float) -> None:
+    gain = np.array([-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0])
+    gain = 0.03 * (gain / gain.std(ddof=1) + errors / 3)  # of nine cases: the mean is so many standard errors
+    dsc = np.full((9, 1, len(THRESHOLDS)), 0.5)
+    dsc[:, 0, THRESHOLDS.index(0.7)] += gain
+    assert choose_thresholds(dsc).thresholds == (threshold,)
+
+
 def test_half_the_best_dsc_is_the_best_threshold_of_a_calibrated_probability() -> None:
     """Pixels that are lesion with probability p, as a segmenter that knows p would say: every threshold is tried."""
     rng = np.random.default_rng(0)
