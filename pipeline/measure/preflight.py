@@ -98,11 +98,14 @@ def input_mistakes(config: Config, needs: Sequence[str]) -> list[str]:
 
 def _modalities(config: Config) -> int:
     """What the segmenter takes; 1 where it is not trained yet."""
-    segmenter = UPath(config.checkpoint or f"{config.run.dir}/finetune/segmenter")
     try:
-        return len(json.loads((segmenter / "meta.json").read_text())["modalities"])
+        return len(json.loads((UPath(_segmenter(config)) / "meta.json").read_text())["modalities"])
     except (FileNotFoundError, KeyError):
         return 1
+
+
+def _segmenter(config: Config) -> str:
+    return config.checkpoint or f"{config.run.dir}/finetune/segmenter"
 
 
 def preflight(
@@ -168,11 +171,10 @@ def _told(check: Callable[[], object]) -> list[str]:
 def _describe_scans(report: Preflight, config: Config) -> None:
     output = output_folder(config.predict, config.run.dir)
     scans = find_scans(config.predict.input, config.data, _modalities(config), output)
-    segmenter = config.checkpoint or f"{config.run.dir}/finetune/segmenter"
-    there = "" if fresh(UPath(segmenter)).is_dir() else " (not there yet)"
+    there = "" if fresh(UPath(_segmenter(config))).is_dir() else " (not there yet)"
     report.add("scans", "to segment", f"{number(len(scans))} in {config.predict.input}")
     report.add("scans", "results", str(output))
-    report.add("scans", "segmenter", segmenter + there)
+    report.add("scans", "segmenter", _segmenter(config) + there)
 
 
 def _describe_data(report: Preflight, config: Config, cases: list[Case], rejected: list[Rejection]) -> None:

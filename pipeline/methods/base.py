@@ -138,7 +138,7 @@ class Masking(Method):
 
     def pixels(self, batch: Batch) -> Tensor:
         """bool [b, N, D], pixels that are not padding, in every channel."""
-        return batch.real.repeat(1, 1, self.shape.channels)
+        return batch.real if self.shape.channels == 1 else batch.real.repeat(1, 1, self.shape.channels)
 
 
 def real_tokens(batch: Batch) -> Tensor:
