@@ -64,7 +64,7 @@ def cells(config: Config, epochs: Mapping[str, int] | None = None) -> list[Cell]
 
     Args:
         config: with the arms, seeds, folds and shares.
-        epochs: of an arm's pretraining, where they are not the configured ones.
+        epochs: of an arm's pretraining, where they are neither the configured ones nor its own.
 
     Raises:
         ConfigError: an arm's settings are no valid ones or those of another arm, or all arms would start from the same
@@ -145,8 +145,8 @@ def _cell(config: Config, arm: str, seed: int, fold: int, labels: float, epochs:
         "search.enabled": False,
         # one core each, and several cells at once: a small model gains little from a second core
         "resources.cpus_per_worker": config.resources.cpus_per_worker or 1,
-        **config.benchmark.arm(arm),
         **({} if epochs is None else {"pretrain.epochs": epochs}),
+        **config.benchmark.arm(arm),
     }
     try:
         found = with_fields(config, fields)
@@ -213,7 +213,8 @@ def check_folds(config: Config, cases: pd.DataFrame) -> None:
 
 
 def equal_compute(config: Config, costs_of: Costs) -> dict[str, int]:
-    """Epochs of each pretrained arm whose FLOPs come nearest to the reference's, at least one."""
+    """Epochs of each pretrained arm whose FLOPs come nearest to the reference's, at least one; an arm's own setting
+    goes before them."""
     reference, own = config.benchmark.reference, _own(config)
     costs = {arm: costs_of(cell).mean for arm, cell in own.items()}
     total = costs[reference] * own[reference].pretrain.epochs

@@ -37,7 +37,7 @@ LEFT_OUT = {  # where things lie and how they are stored, and what is a column o
 
 def write_settings(config: Config, cases: pd.DataFrame, root: UPath) -> None:
     """Leave the settings, of included arms too, and what the cases are known by beside the table, for `read_included`
-    and `check_cases`."""
+    and `check_cases`, the first of which must have found the included tables sound."""
     make_folder(root)
     settings = _settings(config)
     for folder in config.benchmark.include:
@@ -63,13 +63,13 @@ def read_included(config: Config) -> list[Results]:
             continue
         try:
             other = read_json(UPath(folder) / SETTINGS_FILE)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             mistakes.append(f"benchmark.include = {folder}: {SETTINGS_FILE} is no JSON ({error})")
             continue
         if other is None:
             mistakes.append(f"benchmark.include = {folder}: there is no {SETTINGS_FILE}; give the run.dir of a table")
             continue
-        if lacking := sorted(_REQUIRED - set(other)) if isinstance(other, dict) else sorted(_REQUIRED):
+        if lacking := _lacking(other):
             mistakes.append(f"benchmark.include = {folder}: {SETTINGS_FILE} says nothing of {', '.join(lacking)}")
             continue
         other.setdefault("checkpoints", 1)  # what models are built like is no setting, but makes another table
@@ -88,10 +88,20 @@ def read_included(config: Config) -> list[Results]:
     return found
 
 
+def _lacking(settings: Any) -> list[str]:
+    """What a table's settings must say and these do not."""
+    told = settings if isinstance(settings, dict) else {}
+    found = {name for name in SECTIONS | {"benchmark"} if isinstance(told.get(name), dict)}
+    if "benchmark" in found and not isinstance(told["benchmark"].get("fields"), dict):
+        found.remove("benchmark")
+    return sorted(_REQUIRED - found - ({"cases"} & set(told)))
+
+
 def check_cases(config: Config, cases: pd.DataFrame) -> None:
     """That the tables in `benchmark.include` are of the same cases and given splits; told is what they do not know.
 
     Args:
+        config: with tables that `read_included` has found sound.
         cases: `PatchCache.cases`.
 
     Raises:

@@ -65,7 +65,7 @@ class Results:
                 raise ConfigError(f"benchmark.include = {folder}: there is no {name}; give the run.dir of a table")
             try:
                 table = pd.read_csv(file, dtype=dict.fromkeys(_NAMES, str))
-            except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+            except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
                 raise ConfigError(f"benchmark.include = {folder}: {name} is no table ({error})") from None
             if missing := sorted(set(columns) - set(table)):
                 raise ConfigError(f"benchmark.include = {folder}: {name} has no column {', '.join(missing)}")
@@ -110,6 +110,7 @@ class Results:
         return Results(*(t.sort_values(PLACE, key=key, kind="stable") for t in (self.rows, self.scores)))
 
     def write(self, root: UPath) -> None:
+        """Both files into a folder that is there; DSC of cases to five places."""
         write_text(root / TABLE_FILE, self.rows.to_csv(index=False))
         write_text(
             root / SCORES_FILE, self.scores.assign(dsc=self.scores["dsc"].astype(float).round(5)).to_csv(index=False)

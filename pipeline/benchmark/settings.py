@@ -57,12 +57,17 @@ class BenchmarkSettings(Settings):
     expected_sd: float = Field(
         0.0, ge=0, description="Standard deviation of a case's difference in DSC, to plan by; 0: that of finished runs."
     )
+    expected_chance: float = Field(
+        0.0,
+        ge=0,
+        description="Standard deviation that chance in training gives one training's mean DSC, to plan by; 0: that of "
+        "finished runs.",
+    )
     equal: Literal["samples", "compute"] = Field(
         "samples",
         description="What all pretrainings have in common: samples (pretrain.epochs), or compute (each arm's epochs "
-        "are scaled to the reference's FLOPs).",
+        "are scaled to the reference's FLOPs; an arm whose own fields set pretrain.epochs keeps them).",
     )
-
     finetuning: Literal["steps", "epochs"] = Field(
         "steps",
         description="What fine-tunings with other shares of labels than data.label_fraction have in common with its: "

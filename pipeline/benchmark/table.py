@@ -16,18 +16,9 @@ from pipeline.benchmark.included import check_cases, read_included, write_settin
 from pipeline.benchmark.results import PLACE, Results, finished, scores_of
 from pipeline.measure.flops import Costs
 from pipeline.methods import Shape
-from pipeline.report.comparison import (
-    Plan,
-    chance_told,
-    comparisons,
-    differences,
-    lacking,
-    markdown,
-    planned,
-    spread_over,
-    summary,
-)
+from pipeline.report.comparison import comparisons, differences, summary
 from pipeline.report.comparison_page import write_page
+from pipeline.report.comparison_text import Plan, chance_told, lacking, markdown, planned, readable, spread_over
 from pipeline.report.training_noise import KEYS, training_noise
 from pipeline.training.offers import groups_at_once
 from preprocessing.cache import PatchCache
@@ -163,7 +154,8 @@ class _Table:
         pairs = comparisons(whole.scores, chosen.reference)
         noise = training_noise(whole.scores)
         intervals = differences(pairs, noise)
-        lines = summary(whole.rows, pairs, intervals, chosen)
+        found = summary(whole.rows, pairs, intervals, chosen)
+        lines = readable(found, chosen.reference)
         places = whole.places()
         missing = [str(cell) for cell in self._every if cell.counted and cell.place not in places]
         told = (f"{self.planned(whole.scores)}.", spread_over(whole.rows), chance_told(noise), lacking(missing))
@@ -171,7 +163,8 @@ class _Table:
         write_settings(self._config, self._cases, self._root)
         whole.write(self._root)
         write_text(self._root / "table.md", f"{markdown(lines)}\n{note}\n")
-        write_page(self._root, whole.rows, lines, intervals, chosen.reference, note)
+        write_text(self._root / "summary.csv", found.to_csv(index=False))
+        write_page(self._root, found, lines, intervals, chosen.reference, note)
         return lines
 
     def _plan(self, scores: pd.DataFrame) -> Plan:

@@ -8,8 +8,10 @@ from pipeline.benchmark.cells import cells, equal_compute, without
 from pipeline.benchmark.table import planned_cells
 from pipeline.measure.estimate import device_name, finetuning_speed, model_of, pretraining_speed
 from pipeline.measure.flops import Costs
-from pipeline.measure.times import Amount, rate
+from pipeline.measure.times import Amount, rate, test_share
 from pipeline.methods import Shape
+from pipeline.report.comparison import Place
+from pipeline.report.comparison_text import outlook
 from pipeline.report.wording import duration, number
 
 if TYPE_CHECKING:
@@ -44,8 +46,10 @@ def table_times(config: Config, amount: Amount) -> list[tuple[str, str]]:
         key = first.segmenter.model_dump_json() + first.model.model_dump_json()
         if key not in tuning:
             tuning[key] = finetuning_speed(first, amount.channels)
-        finetunes = [amount.finetuning(cell.config) / tuning[key] for cell in own if cell.counted]
-        told = f"fine-tuning about {duration(max(finetunes, default=0))} ({rate(tuning[key])})"
+        counted = [cell.config for cell in own if cell.counted]
+        finetunes = [(amount.finetuning(cell) + amount.tuning(cell)) / tuning[key] for cell in counted]
+        most = "with its search at most" if config.search.finetune else "about"
+        told = f"fine-tuning {most} {duration(max(finetunes, default=0))} ({rate(tuning[key])})"
         total += sum(finetunes)
         if first.pretrains:
             speed = pretraining_speed(model_of(first, amount.channels), first)
@@ -54,4 +58,14 @@ def table_times(config: Config, amount: Amount) -> list[tuple[str, str]]:
             total += pretrain * sum(cell.needs is None for cell in own)
         facts.append((arm, told))
     facts.append(("in all", f"about {duration(total)} on one such device; several share the runs"))
+    facts.append(("intervals", _outlook(config, amount, {(cell.arm, cell.labels) for cell in every if cell.counted})))
     return facts
+
+
+def _outlook(config: Config, amount: Amount, places: set[Place]) -> str:
+    """How wide the intervals will be, as far as a number of cases tells; near-duplicates are not known yet."""
+    chosen, data = config.benchmark, config.data
+    share, folds = test_share(data), chosen.folds or (data.fold,)
+    tested = amount.cases * (1 - (1 - min(1.0, share * len(folds))) ** len(chosen.seeds))  # a split a seed
+    told = outlook(chosen, tested, places, len(chosen.seeds) * len(folds))
+    return f"at most {number(round(tested))} different test cases (with near-duplicates and lesion-free ones): {told}"

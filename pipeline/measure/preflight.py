@@ -143,7 +143,8 @@ def preflight(
     mistakes += _describe_storage(report, config, samples, channels)
     if samples:
         _describe_others(report)
-        amount = Amount(samples, each * sum(bool(case.labels) for case in cases), channels)
+        labelled = sum(bool(case.labels) for case in cases)
+        amount = Amount(samples, each * labelled, channels, labelled)
         for name, value in times(config, amount):
             report.add("time", name, value)
     return report, mistakes

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Amount:
-    """What a data set gives: samples (images, slices, crops), those of labelled cases, channels."""
+    """What a data set gives: samples (images, slices, crops), those of labelled cases, channels, labelled cases."""
 
     samples: int
     labelled: int
     channels: int
+    cases: int = 0
 
     def pretraining(self, config: Config) -> float:
         """Samples that the pretraining sees."""
@@ -29,9 +30,23 @@ class Amount:
         """Samples that the fine-tuning sees."""
         return self.labelled * _train(config.data) * config.data.label_fraction * config.finetune.epochs
 
+    def tuning(self, config: Config) -> float:
+        """Samples that the search of the fine-tuning's settings sees at most; 0 where there is none."""
+        return self.finetuning(config) * search_trainings(config) if config.search.finetune else 0.0
+
+
+def search_trainings(config: Config) -> int:
+    """Trainings of a search at most: trials, and the finalists again."""
+    return config.search.trials + config.search.finalists * config.search.repeats
+
+
+def test_share(data: SplitSettings) -> float:
+    """Share of the cases that one split tests on."""
+    return 1 / data.folds if data.folds else data.test_fraction
+
 
 def _train(data: SplitSettings) -> float:
-    return 1 - data.val_fraction - (1 / data.folds if data.folds else data.test_fraction)
+    return 1 - data.val_fraction - test_share(data)
 
 
 def rate(speed: float) -> str:
@@ -47,13 +62,15 @@ def run_times(config: Config, amount: Amount) -> list[tuple[str, str]]:
     told = f"{rate(speed)} pretraining, {rate(tuning)} fine-tuning, {device_name(config)}"
     facts, total = [("measured here", told)], finetune
     if config.searches:
-        trials = config.search.trials + config.search.finalists * config.search.repeats
-        search = pretrain / config.pretrain.epochs * config.search.epochs * trials
+        search = pretrain / config.pretrain.epochs * config.search.epochs * search_trainings(config)
         facts.append(("search", f"at most {duration(search)} of one worker's time"))
         total += search
     if config.pretrains:
         facts.append(("pretraining", f"about {duration(pretrain)}"))
         total += pretrain
+    if search := amount.tuning(config) / tuning:
+        facts.append(("search of the fine-tuning", f"at most {duration(search)} of one worker's time"))
+        total += search
     facts.append(("fine-tuning", f"about {duration(finetune)}"))
     facts.append(("in all", f"about {duration(total)} on one such device; more workers with GPUs share it"))
     return facts

@@ -1,95 +1,80 @@
-"""The comparison table as its readers see it: one row an arm and share of labels, with differences to the reference."""
+"""The comparison table in numbers: one row an arm and share of labels, with differences to the reference."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
-from pipeline.report.statistics import (
-    Interval,
-    detectable,
-    expected_half_width,
-    holm,
-    independent_cases,
-    paired,
-    simultaneous,
-    verdict,
-    wilcoxon,
-)
-from pipeline.report.training_noise import KEYS, TrainingNoise, training_noise
+from pipeline.report.statistics import Interval, holm, paired, simultaneous, verdict, wilcoxon
+from pipeline.report.training_noise import KEYS, TrainingNoise
 
 if TYPE_CHECKING:
     from pipeline.benchmark.settings import BenchmarkSettings
 
 METRICS = ("dsc", "ppv", "sen", "hd95")
+_MEANS = ("samples_seen", "visible", "flops_mean", "pretrain_flops", "pretrain_seconds", "finetune_seconds")
 Place = tuple[str, float]  # arm, share of labels
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a table is going to hold.
+def differences(pairs: dict[Place, pd.DataFrame], noise: Mapping[float, TrainingNoise]) -> dict[Place, Interval]:
+    """Mean difference of each comparison, with intervals that hold for all of them together.
 
-    Attributes:
-        tested: the group of each case that is to be tested.
-        places: arm and share of labels of each row.
-        trainings: of an arm with one share of labels: seeds x folds.
+    Args:
+        pairs: the paired cases of each comparison, see `comparisons`.
+        noise: chance in training by share of labels.
     """
-
-    tested: Sequence[str]
-    places: Collection[Place]
-    trainings: int = 1
-
-
-def differences(pairs: dict[Place, pd.DataFrame], noise: TrainingNoise) -> dict[Place, Interval]:
-    """Mean difference of each comparison, with intervals that hold for all of them together."""
-    return dict(zip(pairs, simultaneous(list(pairs.values()), noise), strict=True))
+    noises = [noise.get(labels, TrainingNoise()) for _, labels in pairs]
+    return dict(zip(pairs, simultaneous(list(pairs.values()), noises), strict=True))
 
 
 def summary(
     table: pd.DataFrame,
-    pairs: dict[Place, pd.DataFrame],
-    intervals: dict[Place, Interval],
+    pairs: Mapping[Place, pd.DataFrame],
+    intervals: Mapping[Place, Interval],
     settings: BenchmarkSettings,
 ) -> pd.DataFrame:
     """One row an arm and share of labels, in the order of the table.
 
     Args:
-        table: one row a cell, see `pipeline.benchmark.table`.
+        table: one row a cell, see `pipeline.benchmark.results`.
         pairs: the paired cases of each comparison with the reference, see `comparisons`.
         intervals: their mean differences, see `differences`.
         settings: reference and aim.
+
+    Returns:
+        arm and labels; n, the number of seeds, and the mean and the standard deviation (`_sd`) over them of each metric
+        and of the probe's DSC, a seed's folds being averaged (where there is one seed: over its folds); difference,
+        low, high, by_seed (differences, as text), p (Holm's), cases, trainings (of both) and verdict of the comparison;
+        means over all runs of samples seen, share of visible patches, FLOPs and seconds. NaN: there is none.
     """
     p_values = dict(zip(pairs, holm([wilcoxon(cases) for cases in pairs.values()]), strict=True))
     rows = []
     for (arm, labels), part in table.groupby(["arm", "labels"], sort=False):
-        row: dict[str, Any] = {"arm": arm, "labels": f"{labels:g}", "n": len(part)}
-        row |= {metric: _spread(part, metric) for metric in METRICS}
-        row |= dict.fromkeys((f"DSC less {settings.reference}", "by seed", "p", "cases", "trainings", "verdict"), "")
+        row: dict[str, Any] = {"arm": arm, "labels": labels, "n": len(_repeated(part, part["dsc"]))}
+        for metric in (*METRICS, "probe_dsc"):
+            values = _repeated(part, part[metric]).dropna()
+            row |= {metric: values.mean(), f"{metric}_sd": values.std()}
         if (arm, labels) in pairs:
-            found, cases = intervals[arm, labels], pairs[arm, labels]
-            row[f"DSC less {settings.reference}"] = f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
-            trainings = _trainings_of_both(table, arm, settings.reference, labels)
+            found = intervals[arm, labels]
+            trainings = _trainings_of_both(table, str(arm), settings.reference, float(labels))
+            by_seed = trainings.groupby("seed")["difference"].mean()
             row |= {
-                "by seed": ", ".join(f"{mean:+.3f}" for mean in trainings.groupby("seed")["difference"].mean()),
-                "p": f"{p_values[arm, labels]:.3g}",
-                "cases": cases["case"].nunique(),
+                "difference": found.mean,
+                "low": found.low,
+                "high": found.high,
+                "by_seed": ", ".join(f"{mean:+.3f}" for mean in by_seed),
+                "p": p_values[arm, labels],
+                "cases": pairs[arm, labels]["case"].nunique(),
                 "trainings": len(trainings),
+                "verdict": verdict(found, settings.aim) + (" (one training)" if len(trainings) == 1 else ""),
             }
-            row["verdict"] = verdict(found, settings.aim) + (" (one training)" if len(trainings) == 1 else "")
-        if table["probe_dsc"].notna().any():
-            row["probe DSC"] = _spread(part, "probe_dsc")
-        row["samples"] = _whole(part["samples_seen"])
-        row["visible"] = f"{part['visible'].mean():.2f}" if part["visible"].notna().any() else ""
-        row["FLOPs a sample"] = _flops(part["flops_mean"])
-        row["pretrain FLOPs"] = _flops(part["pretrain_flops"])
-        row["pretrain s"], row["finetune s"] = _whole(part["pretrain_seconds"]), _whole(part["finetune_seconds"])
-        rows.append(row)
-    return pd.DataFrame(rows)
+        rows.append(row | {name: pd.to_numeric(part[name]).mean() for name in _MEANS})
+    columns = ["difference", "low", "high", "by_seed", "p", "cases", "trainings", "verdict"]
+    found = pd.DataFrame(rows)
+    return found.assign(**{name: math.nan for name in columns if name not in found})
 
 
 def comparisons(scores: pd.DataFrame, reference: str) -> dict[Place, pd.DataFrame]:
@@ -102,65 +87,6 @@ def comparisons(scores: pd.DataFrame, reference: str) -> dict[Place, pd.DataFram
     return found
 
 
-def planned(settings: BenchmarkSettings, scores: pd.DataFrame, plan: Plan) -> str:
-    """A sentence on what the table will be able to tell.
-
-    From `benchmark.expected_sd`, else from the differences of the runs that are finished, and the number of test cases
-    (near-duplicates as one); arms and shares of included tables count as comparisons too.
-    """
-    pairs, noise = comparisons(scores, settings.reference), training_noise(scores)
-    averaged = [cases.groupby("case")["difference"].mean() for cases in pairs.values()]
-    known = [cases.var(ddof=1) for cases in averaged if len(cases) > 1]
-    deviation = settings.expected_sd or (math.sqrt(float(np.mean(known))) if known else math.nan)
-    number = sum(arm != settings.reference for arm, _ in {*plan.places, *pairs})
-    worth = independent_cases(plan.tested)
-    text = f"benchmark: {len(plan.tested)} test cases with a lesion, worth {worth:.0f} independent ones"
-    if math.isnan(deviation):
-        return f"{text}; how wide the intervals will be is not known (set benchmark.expected_sd to plan)"
-    chance = math.sqrt(2 * noise.variance / plan.trainings) if noise.known else 0.0
-    half = expected_half_width(deviation, worth, number, chance)
-    least = detectable(half, worth, number)
-    besides = "" if noise.known or plan.trainings == 1 else " (more by chance in training, not known yet)"
-    return (
-        f"{text}: intervals of about ±{half:.3f} DSC{besides} are expected, so that {settings.aim:g} "
-        f"{'can' if settings.aim >= least else 'CANNOT'} be told from zero; {least:.3f} could, four times in five"
-    )
-
-
-def chance_told(noise: TrainingNoise) -> str:
-    """A sentence on the part that chance in training has in the intervals."""
-    if not noise.known:
-        return "Chance in training is not in the intervals: it cannot be told from one training of each arm."
-    return (
-        f"Chance in training moves an arm's mean DSC by {math.sqrt(noise.variance):.3f} (standard deviation of one "
-        "training, by all pairs of arms); the intervals hold it."
-    )
-
-
-def spread_over(rows: pd.DataFrame) -> str:
-    """A sentence on what the standard deviations are taken over."""
-    if rows["seed"].nunique() > 1:
-        folds = ", each the mean of its folds" if rows["fold"].nunique() > 1 else ""
-        return f"±: standard deviation over seeds{folds}."
-    return "±: standard deviation over the folds of one seed." if rows["fold"].nunique() > 1 else ""
-
-
-def lacking(missing: Sequence[str]) -> str:
-    """A sentence on the runs that the table still lacks, by name."""
-    if not missing:
-        return "All runs are in it."
-    more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-    are = "run is" if len(missing) == 1 else "runs are"
-    return f"{len(missing)} {are} not in it yet: {'; '.join(missing[:5])}{more}."
-
-
-def markdown(lines: pd.DataFrame) -> str:
-    """The summary as a Markdown table."""
-    text = lines.astype(str)
-    head = "| " + " | ".join(text.columns) + " |\n|" + "---|" * len(text.columns) + "\n"
-    return head + "".join("| " + " | ".join(row) + " |\n" for row in text.to_numpy())
-
-
 def _trainings_of_both(table: pd.DataFrame, arm: str, reference: str, labels: float) -> pd.DataFrame:
     """Seeds and folds in which both were tested, with the difference of their mean DSC."""
     of = table[table["labels"] == labels].groupby("arm")[[*KEYS, "dsc"]]
@@ -169,21 +95,7 @@ def _trainings_of_both(table: pd.DataFrame, arm: str, reference: str, labels: fl
     return both[both["difference"].notna()]  # a fold without a lesion tells nothing
 
 
-def _flops(values: pd.Series) -> str:
-    mean = values.mean()  # NaN: an encoder from elsewhere
-    return "" if np.isnan(mean) else f"{mean:.2e}" if mean else "0"
-
-
-def _whole(values: pd.Series) -> str:
-    return "" if values.isna().all() else f"{values.mean():.0f}"
-
-
-def _spread(part: pd.DataFrame, metric: str) -> str:
-    """Mean and standard deviation over seeds, a seed's folds being averaged; over the folds where there is one seed."""
-    values = pd.to_numeric(part[metric])
-    if part["seed"].nunique() > 1:
-        values = values.groupby(part["seed"]).mean()
-    values = values.dropna()
-    if values.empty:
-        return ""
-    return f"{values.mean():.3f} ± {values.std():.3f}" if len(values) > 1 else f"{values.mean():.3f}"
+def _repeated(part: pd.DataFrame, values: pd.Series) -> pd.Series:
+    """What a standard deviation is taken over: a value a seed, its folds being averaged, or a fold of the one seed."""
+    values = pd.to_numeric(values)
+    return values.groupby(part["seed"]).mean() if part["seed"].nunique() > 1 else values

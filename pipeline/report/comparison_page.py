@@ -25,7 +25,7 @@ _MARKERS = "osD^vP*X<>hpd"  # not as many as colours, so that no two arms look t
 
 def write_page(
     root: UPath,
-    table: pd.DataFrame,
+    found: pd.DataFrame,
     lines: pd.DataFrame,
     intervals: Mapping[Place, Interval],
     reference: str,
@@ -35,17 +35,17 @@ def write_page(
 
     Args:
         root: folder of the table.
-        table: one row a cell.
-        lines: the summary, one row an arm and share of labels.
+        found: the summary in numbers, one row an arm and share of labels.
+        lines: the same as text.
         intervals: the differences in DSC to the reference arm; without any there is no plot of them.
         reference: that arm.
         note: what the table can tell, and what it lacks, in sentences.
     """
     plots = {"differences": forest(intervals, reference)} if intervals else {}
-    if table["pretrain_flops"].notna().any():  # what an encoder from elsewhere has cost is not known
-        plots["dsc_over_flops"] = over_flops(table)
-    if table["labels"].nunique() > 1:  # a line needs two points
-        plots["dsc_over_labels"] = over_labels(table)
+    if found["pretrain_flops"].notna().any():  # what an encoder from elsewhere has cost is not known
+        plots["dsc_over_flops"] = over_flops(found)
+    if found["labels"].nunique() > 1:  # a line needs two points
+        plots["dsc_over_labels"] = over_labels(found)
     make_folder(root / "plots")
     for old in _PLOTS - plots.keys():  # of a table with other arms or shares
         (root / "plots" / f"{old}.png").unlink(missing_ok=True)
@@ -80,31 +80,33 @@ def forest(intervals: Mapping[Place, Interval], reference: str) -> bytes:
         return _png(figure)
 
 
-def over_labels(table: pd.DataFrame) -> bytes:
-    """Mean DSC over the share of labels, a line an arm; bars are standard deviations over seeds and folds. PNG."""
-    return _plot(table, "labels", "share of labels", logarithmic=False)
+def over_labels(found: pd.DataFrame) -> bytes:
+    """Mean DSC over the share of labels, a line an arm; bars are the summary's standard deviations. PNG."""
+    return _plot(found, "labels", "share of labels", compute=False)
 
 
-def over_flops(table: pd.DataFrame) -> bytes:
-    """Mean DSC over the FLOPs of pretraining, a point an arm and share of labels. PNG."""
-    return _plot(table, "pretrain_flops", "FLOPs of pretraining", logarithmic=True)
+def over_flops(found: pd.DataFrame) -> bytes:
+    """Mean DSC over the FLOPs of pretraining, a point an arm and share of labels, which stands beside it. PNG."""
+    return _plot(found, "pretrain_flops", "FLOPs of pretraining", compute=True)
 
 
-def _plot(table: pd.DataFrame, column: str, label: str, logarithmic: bool) -> bytes:
+def _plot(found: pd.DataFrame, column: str, label: str, compute: bool) -> bytes:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.6, 3.8), layout="constrained")
         axis = figure.subplots()
-        for number, (arm, part) in enumerate(table.groupby("arm", sort=False)):
-            part = part[part[column].notna()]
+        for number, (arm, part) in enumerate(found.groupby("arm", sort=False)):
+            part = part[part[column].notna()].sort_values("labels")
             if part.empty:
                 continue
-            by_labels = part.groupby("labels")
-            mean, spread = by_labels["dsc"].mean(), by_labels["dsc"].std().fillna(0.0)
-            marker, line = _MARKERS[number % len(_MARKERS)], "none" if logarithmic else "-"
-            x = by_labels[column].mean()
-            axis.errorbar(x, mean, yerr=spread, marker=marker, linestyle=line, capsize=3, markersize=5, label=str(arm))
-        if logarithmic:
-            positive = table.loc[table[column] > 0, column]
+            marker, line = _MARKERS[number % len(_MARKERS)], "none" if compute else "-"
+            x, y = part[column], part["dsc"]
+            bars = part["dsc_sd"].fillna(0.0)
+            axis.errorbar(x, y, yerr=bars, marker=marker, linestyle=line, capsize=3, markersize=5, label=str(arm))
+            if compute and found["labels"].nunique() > 1:
+                for place, share in zip(zip(x, y, strict=True), part["labels"], strict=True):
+                    axis.annotate(f"{share:.0%}", place, (4, 3), textcoords="offset points", fontsize=6)
+        if compute:
+            positive = found.loc[found[column] > 0, column]
             # from scratch stands at 0, left of all others
             axis.set_xscale("symlog", linthresh=float(positive.min()) / 2 if len(positive) else 1.0)
         axis.set(xlabel=label, ylabel="test DSC")

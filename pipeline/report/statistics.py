@@ -38,6 +38,15 @@ class Interval:
     high: float
 
 
+@dataclass(frozen=True)
+class Expected:
+    """Half of the width that an interval is expected to have, and the true difference that would leave zero out of it
+    four times in five."""
+
+    half_width: float
+    detectable: float
+
+
 def paired(scores: pd.DataFrame, arm: str, reference: str) -> pd.DataFrame:
     """The test cases of both arms, in each seed and fold that both were trained in.
 
@@ -58,7 +67,7 @@ def paired(scores: pd.DataFrame, arm: str, reference: str) -> pd.DataFrame:
 
 def simultaneous(
     comparisons: Sequence[pd.DataFrame],
-    noise: TrainingNoise = TrainingNoise(),  # noqa: B008, it is frozen
+    noises: Sequence[TrainingNoise] = (),
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -67,7 +76,7 @@ def simultaneous(
 
     Args:
         comparisons: as from `paired`, with the same reference; each may have cases of its own.
-        noise: of trainings; unknown: the intervals are about these trainings.
+        noises: chance in the trainings of each comparison; none, or unknown: an interval is about these trainings.
         confidence: of all intervals together.
         resamples: of the groups, with replacement, and of the trainings' chance.
         seed: of the resampling.
@@ -87,23 +96,36 @@ def simultaneous(
         hollow = np.isnan(away) | ((drawn_errors == 0) & (np.abs(away) > 1e-12))
     # a comparison whose resamples often have no spread has no interval, and must not take the others' with it
     enough = ((sizes > 0).sum(0) > 1) & (hollow.mean(0) <= (1 - confidence) / len(comparisons))
-    errors, chance = case_errors, 0.0
-    if noise.known:
-        shares = _shares(comparisons)
-        variances = noise.variance * (shares**2).sum(1)  # [M], of the arm's trainings; the reference's are as many
-        errors = np.sqrt(case_errors**2 + 2 * variances)
-        # the reference's chance is in all comparisons of its trainings
-        reference = rng.normal(0, math.sqrt(noise.variance), (resamples, shares.shape[1])) @ shares.T
-        away = away + rng.normal(0, np.sqrt(variances), away.shape) - reference
-        chance = 2 * variances * rng.chisquare(noise.freedom, (resamples, 1)) / noise.freedom
+    chances, variances = _chances(comparisons, noises, resamples, rng)
+    away = away + chances
+    errors = np.sqrt(case_errors**2 + variances)
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.where(np.abs(away) <= 1e-12, 0.0, np.abs(away) / np.sqrt(drawn_errors**2 + chance))
+        t = np.where(np.abs(away) <= 1e-12, 0.0, np.abs(away) / np.sqrt(drawn_errors**2 + variances))
     t = np.where(np.isnan(t), np.inf, t)  # a resample without a case of the comparison says nothing
     known = (errors > 0) & enough
     factor = np.quantile(t[:, known].max(1), confidence, method="higher") if known.any() else 0.0
     alike = (errors == 0) & ((sizes > 0).sum(0) > 1)  # all differ by the same, mostly not at all
     widths = np.where(known, factor * np.where(known, errors, 0.0), np.where(alike, 0.0, np.inf))
     return [Interval(float(m), float(m - w), float(m + w)) for m, w in zip(means, widths, strict=True)]
+
+
+def _chances(
+    comparisons: Sequence[pd.DataFrame], noises: Sequence[TrainingNoise], resamples: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """What chance in training does to each comparison's mean difference: [B, M] resamples, and [M] a typical variance.
+
+    How large that chance is, is not known either: each resample has one of the variances that the estimate leaves open.
+    """
+    if not noises:
+        return np.zeros((resamples, len(comparisons))), np.zeros(len(comparisons))
+    shares = _shares(comparisons)
+    open_to = {noise: noise.plausible(rng, resamples) for noise in dict.fromkeys(noises)}
+    deviations = np.sqrt(np.stack([open_to[noise] for noise in noises], 1))  # [B, M]
+    squares = (shares**2).sum(1)  # of the arm's trainings; the reference's are as many
+    own = rng.normal(0, 1, deviations.shape) * np.sqrt(squares)
+    # the reference's chance is in all comparisons of its trainings
+    reference = rng.normal(0, 1, (resamples, shares.shape[1])) @ shares.T
+    return deviations * (own - reference), 2 * np.median(deviations, 0) ** 2 * squares
 
 
 def _shares(comparisons: Sequence[pd.DataFrame]) -> np.ndarray:
@@ -145,9 +167,14 @@ def independent_cases(groups: Sequence[str]) -> float:
     return float(sizes.sum() ** 2 / (sizes**2).sum()) if len(sizes) else 0.0
 
 
-def expected_half_width(
-    deviation: float, cases: float, comparisons: int, chance: float = 0.0, confidence: float = CONFIDENCE
-) -> float:
+def expected(
+    deviation: float,
+    cases: float,
+    comparisons: int,
+    chance: float = 0.0,
+    freedom: float = math.inf,
+    confidence: float = CONFIDENCE,
+) -> Expected:
     """Half of an interval's width that is to be expected, by Student's t and Bonferroni (slightly too wide).
 
     Args:
@@ -155,23 +182,18 @@ def expected_half_width(
         cases: independent test cases.
         comparisons: of the table.
         chance: standard deviation that chance in training gives a comparison's mean difference.
+        freedom: degrees of freedom with which that chance will be known.
         confidence: of all intervals together.
     """
-    if cases <= 1:
-        return math.inf
-    return _factor(cases, comparisons, confidence) * math.sqrt(deviation**2 / cases + chance**2)
-
-
-def detectable(half_width: float, cases: float, comparisons: int, confidence: float = CONFIDENCE) -> float:
-    """The true difference that leaves zero out of an interval of this expected half-width four times in five."""
-    if math.isinf(half_width):
-        return half_width
-    return half_width * (1 + float(stats.norm.ppf(POWER)) / _factor(cases, comparisons, confidence))
-
-
-def _factor(cases: float, comparisons: int, confidence: float) -> float:
-    """Standard errors in half an interval."""
-    return float(stats.t.ppf(1 - (1 - confidence) / (2 * max(1, comparisons)), cases - 1))
+    if cases <= 1 or freedom <= 0:
+        return Expected(math.inf, math.inf)
+    by_cases, by_chance = deviation**2 / cases, chance**2
+    total = by_cases + by_chance
+    # Welch and Satterthwaite's degrees of freedom of the sum
+    whole = total**2 / (by_cases**2 / (cases - 1) + by_chance**2 / freedom) if total else cases - 1
+    factor = float(stats.t.ppf(1 - (1 - confidence) / (2 * max(1, comparisons)), whole))
+    half = factor * math.sqrt(total)
+    return Expected(half, half * (1 + float(stats.norm.ppf(POWER)) / factor))
 
 
 def verdict(interval: Interval, aim: float) -> str:

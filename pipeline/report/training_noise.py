@@ -2,7 +2,8 @@
 
 Two arms of the same seed and fold are tested on the same cases, so that what the cases do to both cancels. If their
 difference changes more between trainings than the test cases explain, the rest is chance in training. It is estimated
-over all pairs of arms of a table together, by moments: a comparison of three seeds alone could not tell it.
+over all pairs of arms with the same share of labels together, by moments: a comparison of three seeds alone could not
+tell it, and more labels leave less to chance.
 """
 
 from __future__ import annotations
@@ -13,57 +14,85 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 KEYS = ["seed", "fold"]
 
 
 @dataclass(frozen=True)
 class TrainingNoise:
-    """Chance in training, taken to be the same for all arms.
+    """Chance in training with one share of labels, taken to be the same for all arms.
 
     Attributes:
-        variance: of one training's mean DSC; NaN where it cannot be told.
-        freedom: degrees of freedom that the estimate has.
+        total: variance of one training's mean DSC, less what arms and trainings come to in the mean (the residual of a
+            layout of two ways); NaN where it cannot be told.
+        cases: the part of it that the test cases explain.
+        freedom: degrees of freedom that the total has.
     """
 
-    variance: float = math.nan
+    total: float = math.nan
+    cases: float = math.nan
     freedom: int = 0
 
     @property
     def known(self) -> bool:
         return self.freedom > 0
 
+    @property
+    def variance(self) -> float:
+        """What is left for chance in training; NaN where it cannot be told."""
+        return max(0.0, self.total - self.cases) if self.known else math.nan
 
-def training_noise(scores: pd.DataFrame) -> TrainingNoise:
-    """Estimated from all arms of a table.
+    def plausible(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Variances [count] that the estimate leaves open; 0 where it is unknown.
+
+        The total's are those of a variance known with so many degrees of freedom (scaled inverse chi-square), more
+        than the cases' part each: an estimate of 0 from a few trainings is no proof that there is no chance in them.
+        """
+        if not self.known or self.total <= 0:
+            return np.zeros(count)
+        most = stats.chi2.cdf(self.freedom * self.total / self.cases, self.freedom) if self.cases > 0 else 1.0
+        square = stats.chi2.ppf(most * rng.uniform(size=count), self.freedom)
+        return np.maximum(0.0, self.freedom * self.total / square - self.cases)
+
+
+def training_noise(scores: pd.DataFrame) -> dict[float, TrainingNoise]:
+    """Chance in training by share of labels, each estimated from all arms with it.
 
     Args:
         scores: columns arm, seed, fold, labels, case, group, dsc; NaN (no lesion) is no score.
 
     Returns:
-        unknown, unless two arms share two trainings.
+        unknown for a share with which no two arms share two trainings.
     """
-    excess, weights, freedom = 0.0, 0, 0
-    for _, part in scores[scores["dsc"].notna()].groupby("labels"):
-        wide = part.pivot(index=[*KEYS, "case", "group"], columns="arm", values="dsc")
-        training = wide.groupby(level=KEYS).ngroup().to_numpy()
-        group = wide.groupby(level="group").ngroup().to_numpy()
-        trained: set[tuple[str, int]] = set()
-        for first, second in combinations(wide.columns, 2):
-            trainings, more = _excess((wide[first] - wide[second]).to_numpy(float), training, group)
-            if len(trainings) > 1:
-                excess, weights = excess + (len(trainings) - 1) * more, weights + len(trainings) - 1
-                trained |= {(arm, number) for arm in (first, second) for number in trainings}
-        if trained:  # arms x trainings less their means, as in a layout of two ways
-            arms, times = (len(set(names)) for names in zip(*trained, strict=True))
-            freedom += len(trained) - arms - times + 1
+    known = scores[scores["dsc"].notna()]
+    return {float(labels): _noise(part) for labels, part in known.groupby("labels")}
+
+
+def _noise(scores: pd.DataFrame) -> TrainingNoise:
+    """Of one share of labels."""
+    wide = scores.pivot(index=[*KEYS, "case", "group"], columns="arm", values="dsc")
+    training = wide.groupby(level=KEYS).ngroup().to_numpy()
+    group = wide.groupby(level="group").ngroup().to_numpy()
+    trained: set[tuple[str, int]] = set()
+    sums, weights = np.zeros(2), 0
+    for first, second in combinations(wide.columns, 2):
+        trainings, parts = _variances((wide[first] - wide[second]).to_numpy(float), training, group)
+        if len(trainings) > 1:
+            sums, weights = sums + (len(trainings) - 1) * parts, weights + len(trainings) - 1
+            trained |= {(arm, number) for arm in (first, second) for number in trainings}
+    if not trained:
+        return TrainingNoise()
+    arms, times = (len(set(names)) for names in zip(*trained, strict=True))
+    freedom = len(trained) - arms - times + 1  # arms x trainings less their means
     if freedom <= 0:
         return TrainingNoise()
-    return TrainingNoise(max(0.0, excess / weights / 2), freedom)  # a difference has the chance of two trainings
+    total, cases = sums / weights / 2  # a difference has the chance of two trainings
+    return TrainingNoise(float(total), float(cases), freedom)
 
 
-def _excess(differences: np.ndarray, training: np.ndarray, group: np.ndarray) -> tuple[list[int], float]:
-    """Trainings of a pair of arms, and the variance of its mean difference over them that the cases do not explain.
+def _variances(differences: np.ndarray, training: np.ndarray, group: np.ndarray) -> tuple[list[int], np.ndarray]:
+    """Trainings of a pair of arms, and the variance of its mean difference over them: in all, and by cases alone.
 
     Args:
         differences: [N] in DSC of each run of a case; NaN where one of the arms lacks it.
@@ -84,7 +113,7 @@ def _excess(differences: np.ndarray, training: np.ndarray, group: np.ndarray) ->
         deviations.append(away * math.sqrt(groups / (groups - 1)))
     count = len(trainings)
     if count < 2:
-        return trainings, 0.0
+        return trainings, np.zeros(2)
     covariance = np.array(deviations) @ np.array(deviations).T  # by cases alone; those of several trainings go together
-    explained = (np.trace(covariance) - covariance.sum() / count) / (count - 1)
-    return trainings, float(np.var(means, ddof=1) - explained)
+    by_cases = (np.trace(covariance) - covariance.sum() / count) / (count - 1)
+    return trainings, np.array([np.var(means, ddof=1), by_cases])

@@ -221,7 +221,9 @@ def test_help_lists_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     assert not [entry.path for entry in walk(Config) if not entry.models and not entry.info.description]
 
 
-@pytest.mark.parametrize("name", ["run", "preprocess", "search", "pretrain", "finetune", "evaluate", "predict"])
+@pytest.mark.parametrize(
+    "name", ["run", "preprocess", "search", "pretrain", "finetune", "evaluate", "predict", "benchmark"]
+)
 def test_every_job_is_an_entry_point(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

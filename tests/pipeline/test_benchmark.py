@@ -134,6 +134,10 @@ def test_equal_compute_gives_each_arm_the_references_flops() -> None:
     totals = [step_cost(found[arm], SHAPE).mean * found[arm].pretrain.epochs for arm in epochs]
     assert totals[1] == pytest.approx(totals[0], rel=0.02)
     assert epochs["simmim"] < 100  # its encoder sees all patches
+    own = config(benchmark__arms=("mps_ams", "mae"), benchmark__fields={"mae": {"pretrain.epochs": 7}})
+    assert [cell.config.pretrain.epochs for cell in cells(own, equal_compute(own, Costs(SHAPE)))] == [
+        own.pretrain.epochs, 7
+    ]  # fmt: skip
     with pytest.raises(ConfigError, match="must be a pretrained arm"):
         check_compute(config(benchmark__equal="compute", benchmark__reference="scratch"))
     check_compute(config(benchmark__reference="scratch"))  # nothing is to be equal
@@ -195,7 +199,7 @@ def without_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("without_cluster")
 def test_the_table_its_verdicts_plots_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    chosen = config(tmp_path, benchmark__label_fractions=(0.5, 1.0), benchmark__seeds=(0, 1))
+    chosen = config(tmp_path, benchmark__label_fractions=(0.5, 1.0), benchmark__seeds=(0, 1, 2))
 
     def run(cell: Any) -> None:
         finished(cell, 0.1 if cell.pretrain.method == "mps_ams" else 0.0)
@@ -205,7 +209,7 @@ def test_the_table_its_verdicts_plots_and_page(tmp_path: Path, capsys: pytest.Ca
             (Path(cell.run.dir) / "pretrain" / "history.jsonl").write_text(json.dumps(record))
 
     found = module.benchmark(chosen, lambda _: None, run, run)
-    assert len(found) == 8
+    assert len(found) == 12
     assert (found.loc[found["arm"] == "mps_ams", "samples_seen"] == 100).all()  # at every share of labels
     flops = found["flops_mean"] * 100
     assert found["pretrain_flops"].tolist() == flops.where(found["arm"] == "mps_ams", 0).tolist()
@@ -298,11 +302,14 @@ def test_folds_of_one_seed_are_averaged_before_the_spread_over_seeds(tmp_path: P
     expected = rows.groupby("seed")["dsc"].mean()
     assert f"| {expected.mean():.3f} ± {expected.std():.3f} |" in text["two"]
     assert expected.std() < 0.02 < rows["dsc"].std()
-    assert "deviation over seeds, each the mean of its folds." in text["two"]
-    assert "deviation over the folds of one seed." in text["one"]
+    assert "n: seeds; ±: standard deviation over them, each the mean of its folds." in text["two"]
+    assert "n: folds of the one seed; ±: standard deviation over them." in text["one"]
     (row,) = (line.split(" | ") for line in text["two"].splitlines() if line.startswith("| unet"))
     head = text["two"].splitlines()[0].split(" | ")
-    assert (row[head.index("n")], row[head.index("trainings")]) == ("6", "6")
+    assert (row[head.index("n")], row[head.index("trainings")]) == ("2", "6")
+    numbers = pd.read_csv(tmp_path / "two" / "summary.csv").set_index("arm").loc["unet"]
+    assert numbers[["n", "dsc", "dsc_sd"]].tolist() == pytest.approx([2, expected.mean(), expected.std()])
+    assert numbers["low"] < numbers["difference"] < numbers["high"]
     assert len(row[head.index("by seed")].split(", ")) == 2
 
 

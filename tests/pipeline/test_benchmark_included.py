@@ -212,6 +212,11 @@ def test_every_encoder_that_an_arm_lacks_is_told_before_anything_is_started(tmp_
             lambda text: text.replace('"methods"', '"method"'),
             r"settings\.json says nothing of methods",
         ),
+        (
+            "settings.json",
+            lambda text: text.replace('"fields"', '"field"'),
+            r"settings\.json says nothing of benchmark$",
+        ),
         ("settings.json", lambda _: "[]", r"settings\.json says nothing of benchmark, cache"),
         ("table.csv", lambda _: "", r"table\.csv is no table"),
         ("table.csv", lambda text: text.replace("unet,0,", "unet,zero,"), r"table\.csv needs numbers .*zero"),
@@ -230,6 +235,16 @@ def test_a_table_that_is_broken_is_refused_before_anything_is_started(
     chosen = config(tmp_path / "new", benchmark__include=(str(tmp_path / "old"),), benchmark__seeds=(0, 1), **arms)
     with pytest.raises(ConfigError, match=told):
         module.planned_cells(chosen)
+
+
+@pytest.mark.usefixtures("without_cluster")
+@pytest.mark.parametrize("name", ["settings.json", "table.csv", "scores.csv"])
+def test_a_table_that_is_no_text_is_refused(tmp_path: Path, name: str) -> None:
+    arms = {"benchmark__arms": ("scratch",)}
+    module.benchmark(config(tmp_path / "old", **arms), lambda _: None, lambda cell: finished(cell, 0.0), None)
+    (tmp_path / "old" / name).write_bytes(b"\xff\xfe\x00,\x9d\n")
+    with pytest.raises(ConfigError, match=name.replace(".", r"\.") + " is no "):
+        module.planned_cells(config(tmp_path / "new", benchmark__include=(str(tmp_path / "old"),), **arms))
 
 
 @pytest.mark.usefixtures("without_cluster")

@@ -60,6 +60,37 @@ def test_a_table_is_all_its_runs_and_one_pretraining_serves_all_shares() -> None
     assert facts["in all"].startswith("about 3 h 34 min")
 
 
+def test_a_search_of_the_fine_tuning_is_counted() -> None:
+    search = {"search__finetune": True, "search__trials": 4, "search__finalists": 2, "search__repeats": 3}
+    one = dict(run_times(config(**search), AMOUNT))
+    assert one["search of the fine-tuning"].startswith("at most 43 min")  # 10 trainings of 260 s
+    assert one["in all"].startswith("about 50 min")
+    arms = {"benchmark__arms": ("scratch", "unet"), "benchmark__seeds": (0,), "benchmark__reference": "scratch"}
+    facts = dict(table.table_times(config(**search, **arms), AMOUNT))
+    assert facts["scratch"].startswith("fine-tuning with its search at most 48 min")
+    assert facts["in all"].startswith("about 2 h 47 min")  # 11 * (260 + 650 s)
+
+
+def test_how_wide_the_intervals_will_be_is_told_before_anything_is_run() -> None:
+    amount = Amount(samples=1000, labelled=500, channels=1, cases=500)
+    arms = {"benchmark__arms": ("scratch", "unet"), "benchmark__reference": "scratch"}
+
+    def told(**fields: Any) -> str:
+        return dict(table.table_times(config(**arms, **fields), amount))["intervals"]
+
+    once = {"benchmark__seeds": (0,), "benchmark__expected_sd": 0.1}
+    assert "is not known (set benchmark.expected_sd to plan)" in told(benchmark__seeds=(0,))
+    # a fifth of 500 cases, Student's t with 99 degrees of freedom: 1.984 * .1 / 10
+    assert told(**once).startswith("at most 100 different test cases")
+    assert "about ±0.020 DSC are expected, so that 0.01 CANNOT be told from zero" in told(**once)
+    assert "so that 0.05 can be told" in told(**once, benchmark__aim=0.05)
+    many = {"benchmark__seeds": tuple(range(9)), "benchmark__expected_sd": 0.1}
+    assert told(**many).startswith("at most 433 different test cases")  # 500 * (1 - .8^9)
+    assert "about ±0.009 DSC (more by chance in training, not known yet)" in told(**many)
+    assert "about ±0.023 DSC are expected" in told(**many, benchmark__expected_chance=0.02)
+    assert told(**once, data__folds=4, benchmark__folds=(0, 1, 2)).startswith("at most 375 different")
+
+
 @pytest.mark.parametrize("kind", ["vit", "unet"])
 def test_the_segmenter_itself_is_timed(kind: str) -> None:
     classes = {"WT": (1, 2, 4), "TC": (1, 4)}

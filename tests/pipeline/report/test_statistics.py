@@ -12,8 +12,7 @@ from scipy import stats
 
 from pipeline.report.statistics import (
     Interval,
-    detectable,
-    expected_half_width,
+    expected,
     holm,
     independent_cases,
     paired,
@@ -133,9 +132,17 @@ def test_what_is_expected_before_the_run_is_what_the_run_then_finds() -> None:
     rng = np.random.default_rng(6)
     found = simultaneous([cases(rng.normal(0, 0.1, 100)) for _ in range(5)])
     half = np.mean([i.high - i.mean for i in found])
-    assert expected_half_width(0.1, 100, 5) == pytest.approx(half, rel=0.1)
-    assert expected_half_width(0.1, 100, 1) == pytest.approx(1.984 * 0.01, rel=1e-3)  # t table, 99 degrees
-    assert expected_half_width(0.1, 1, 1) == math.inf
+    assert expected(0.1, 100, 5).half_width == pytest.approx(half, rel=0.1)
+    assert expected(0.1, 100, 1).half_width == pytest.approx(1.984 * 0.01, rel=1e-3)  # t table, 99 degrees
+    assert expected(0.1, 1, 1).half_width == math.inf
+
+
+def test_chance_that_few_trainings_tell_widens_what_is_expected() -> None:
+    assert expected(0.0, 100, 1, chance=0.01, freedom=4).half_width == pytest.approx(2.776 * 0.01, rel=1e-3)  # t table
+    surely, hardly = (expected(0.1, 100, 1, 0.01, freedom) for freedom in (1000, 2))
+    assert surely.half_width == pytest.approx(1.96 * math.hypot(0.01, 0.01), rel=0.02)
+    assert hardly.half_width > 1.1 * surely.half_width
+    assert expected(0.1, 100, 1, 0.01, 0).half_width == math.inf
 
 
 def test_cases_of_one_group_are_worth_one() -> None:
@@ -165,8 +172,7 @@ def test_the_verdict(interval: tuple[float, float, float], said: str) -> None:
 @pytest.mark.parametrize("comparisons", [1, 4, 10])
 def test_a_difference_that_is_called_detectable_is_found_four_times_in_five(comparisons: int) -> None:
     rng, cases_of_a_table = np.random.default_rng(8), 100
-    half = expected_half_width(0.1, cases_of_a_table, comparisons)
-    true = detectable(half, cases_of_a_table, comparisons)
+    true = expected(0.1, cases_of_a_table, comparisons).detectable
     found, tables = 0, 1000 // comparisons
     for number in range(tables):
         tested = [cases(rng.normal(true, 0.1, cases_of_a_table)) for _ in range(comparisons)]
