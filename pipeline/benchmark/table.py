@@ -154,7 +154,7 @@ class _Table:
         pairs = comparisons(whole.scores, chosen.reference)
         noise = training_noise(whole.scores)
         intervals = differences(pairs, noise)
-        found = summary(whole.rows, pairs, intervals, chosen)
+        found = summary(whole.rows, pairs, intervals, noise, chosen)
         lines = readable(found, chosen.reference)
         places = whole.places()
         missing = [str(cell) for cell in self._every if cell.counted and cell.place not in places]

@@ -34,6 +34,7 @@ def summary(
     table: pd.DataFrame,
     pairs: Mapping[Place, pd.DataFrame],
     intervals: Mapping[Place, Interval],
+    noise: Mapping[float, TrainingNoise],
     settings: BenchmarkSettings,
 ) -> pd.DataFrame:
     """One row an arm and share of labels, in the order of the table.
@@ -42,6 +43,7 @@ def summary(
         table: one row a cell, see `pipeline.benchmark.results`.
         pairs: the paired cases of each comparison with the reference, see `comparisons`.
         intervals: their mean differences, see `differences`.
+        noise: chance in training by share of labels.
         settings: reference and aim.
 
     Returns:
@@ -69,7 +71,7 @@ def summary(
                 "p": p_values[arm, labels],
                 "cases": pairs[arm, labels]["case"].nunique(),
                 "trainings": len(trainings),
-                "verdict": verdict(found, settings.aim) + (" (one training)" if len(trainings) == 1 else ""),
+                "verdict": verdict(found, settings.aim) + _about(noise.get(float(labels)), len(trainings)),
             }
         rows.append(row | {name: pd.to_numeric(part[name]).mean() for name in _MEANS})
     columns = ["difference", "low", "high", "by_seed", "p", "cases", "trainings", "verdict"]
@@ -93,6 +95,13 @@ def _trainings_of_both(table: pd.DataFrame, arm: str, reference: str, labels: fl
     both = of.get_group(arm).merge(of.get_group(reference), on=KEYS, suffixes=("", "_reference"))
     both = both.assign(difference=pd.to_numeric(both["dsc"]) - pd.to_numeric(both["dsc_reference"]))
     return both[both["difference"].notna()]  # a fold without a lesion tells nothing
+
+
+def _about(noise: TrainingNoise | None, trainings: int) -> str:
+    """Marks a verdict that is about trainings and not about methods."""
+    if noise and noise.known:
+        return ""
+    return " (one training)" if trainings == 1 else " (these trainings)"
 
 
 def _repeated(part: pd.DataFrame, values: pd.Series) -> pd.Series:

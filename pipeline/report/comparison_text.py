@@ -78,13 +78,14 @@ def outlook(
         return "how wide the intervals will be is not known (set benchmark.expected_sd to plan)"
     chance = settings.expected_chance or chance
     number = sum(arm != settings.reference for arm, _ in places)
-    chance_mean, freedom = 0.0, math.inf
-    if number and trainings > 1 and chance is not None:
-        chance_mean = chance * math.sqrt(2 / trainings)
-        # arms x trainings less their means, with each share of labels
-        freedom = number / len({labels for _, labels in places}) * (trainings - 1)
-    likely = expected(deviation, cases, number, chance_mean, freedom)
-    besides = " (more by chance in training, not known yet)" if trainings > 1 and chance is None else ""
+    # arms x trainings less their means, with each share of labels
+    freedom = number / len({labels for _, labels in places}) * (trainings - 1)
+    if freedom < 2:
+        likely, besides = expected(deviation, cases, number), ", about these trainings,"
+    elif chance is None:
+        likely, besides = expected(deviation, cases, number), " (more by chance in training, not known yet)"
+    else:
+        likely, besides = expected(deviation, cases, number, chance * math.sqrt(2 / trainings), freedom), ""
     return (
         f"intervals of about ±{likely.half_width:.3f} DSC{besides} are expected, so that {settings.aim:g} "
         f"{'can' if settings.aim >= likely.half_width else 'CANNOT'} be told from zero; {likely.detectable:.3f} could, "
@@ -96,15 +97,16 @@ def chance_told(noise: Mapping[float, TrainingNoise]) -> str:
     """A sentence on the part that chance in training has in the intervals."""
     known = {labels: part for labels, part in noise.items() if part.known}
     if not known:
-        return "Chance in training is not in the intervals: it cannot be told from one training of each arm."
+        return "Chance in training is not in the intervals: it cannot be told from so few trainings."
     moves = ", ".join(
-        f"{math.sqrt(part.variance):.3f} with {labels:.0%} of the labels" for labels, part in known.items()
+        f"{math.sqrt(part.variance):.3f} with {labels:.0%} of the labels ({part.freedom} degrees of freedom)"
+        for labels, part in known.items()
     )
     rest = ", ".join(f"{labels:.0%}" for labels in noise if labels not in known)
     lacking = f"; with {rest} it cannot be told, and is not in them" if rest else ""
     return (
         f"Chance in training moves an arm's mean DSC by {moves} (standard deviation of one training, by all pairs of "
-        f"arms); the intervals hold it{lacking}."
+        f"arms); the intervals hold it, as badly as it is known{lacking}."
     )
 
 

@@ -36,7 +36,8 @@ class TrainingNoise:
 
     @property
     def known(self) -> bool:
-        return self.freedom > 0
+        """Whether the estimate means anything: one degree of freedom leaves chance as large as DSC itself open."""
+        return self.freedom > 1
 
     @property
     def variance(self) -> float:
@@ -63,7 +64,7 @@ def training_noise(scores: pd.DataFrame) -> dict[float, TrainingNoise]:
         scores: columns arm, seed, fold, labels, case, group, dsc; NaN (no lesion) is no score.
 
     Returns:
-        unknown for a share with which no two arms share two trainings.
+        unknown for a share with less than three trainings of two arms, or two of three.
     """
     known = scores[scores["dsc"].notna()]
     return {float(labels): _noise(part) for labels, part in known.groupby("labels")}
@@ -85,8 +86,6 @@ def _noise(scores: pd.DataFrame) -> TrainingNoise:
         return TrainingNoise()
     arms, times = (len(set(names)) for names in zip(*trained, strict=True))
     freedom = len(trained) - arms - times + 1  # arms x trainings less their means
-    if freedom <= 0:
-        return TrainingNoise()
     total, cases = sums / weights / 2  # a difference has the chance of two trainings
     return TrainingNoise(float(total), float(cases), freedom)
 

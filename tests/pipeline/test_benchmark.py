@@ -257,6 +257,29 @@ def test_a_half_finished_table_says_what_it_lacks_and_how_many_seeds_are_compare
 
 
 @pytest.mark.usefixtures("without_cluster")
+@pytest.mark.parametrize(
+    ("seeds", "mark", "told"),
+    [
+        ((0,), " (one training)", "it cannot be told from so few trainings"),
+        ((0, 1), " (these trainings)", "it cannot be told from so few trainings"),
+        ((0, 1, 2), "", "with 100% of the labels (2 degrees of freedom)"),
+    ],
+)
+def test_a_verdict_about_trainings_and_not_about_methods_is_marked(
+    tmp_path: Path, seeds: tuple[int, ...], mark: str, told: str
+) -> None:
+    chosen = config(tmp_path, benchmark__arms=("unet", "scratch"), benchmark__seeds=seeds)
+
+    def run(cell: Any) -> None:
+        finished(cell, 0.3 * (cell.segmenter.kind == "unet"))
+
+    module.benchmark(chosen, lambda _: None, run, None)
+    text = (tmp_path / "table.md").read_text()
+    assert f"| worse{mark} |" in text
+    assert told in text
+
+
+@pytest.mark.usefixtures("without_cluster")
 def test_a_table_that_is_taken_up_again_does_not_shrink(tmp_path: Path) -> None:
     chosen = config(tmp_path, benchmark__arms=("unet", "scratch"), benchmark__seeds=(0, 1, 2))
     whole = module.benchmark(chosen, lambda _: None, lambda cell: finished(cell, 0.0), None)

@@ -82,7 +82,9 @@ def test_how_wide_the_intervals_will_be_is_told_before_anything_is_run() -> None
     assert "is not known (set benchmark.expected_sd to plan)" in told(benchmark__seeds=(0,))
     # a fifth of 500 cases, Student's t with 99 degrees of freedom: 1.984 * .1 / 10
     assert told(**once).startswith("at most 100 different test cases")
-    assert "about ±0.020 DSC are expected, so that 0.01 CANNOT be told from zero" in told(**once)
+    assert "about ±0.020 DSC, about these trainings, are expected, so that 0.01 CANNOT be told from zero" in told(
+        **once
+    )
     assert "so that 0.05 can be told" in told(**once, benchmark__aim=0.05)
     many = {"benchmark__seeds": tuple(range(9)), "benchmark__expected_sd": 0.1}
     assert told(**many).startswith("at most 433 different test cases")  # 500 * (1 - .8^9)
