@@ -124,6 +124,7 @@ class Finetuning:
                     self._save_within()
                 continue
             self.watch.check()
+            self.session.check_owner()
             record = self._end_round()
             history.append(record)
             self.session.report(record, self._write)

@@ -110,7 +110,8 @@ class Pretraining:
         self._resume()
         history = History(UPath(self.task.folder) if self.session.rank == 0 else None, self.position)
         record: dict[str, Any] = {}
-        for end in self._sections():
+        self.stopped = self._exhausted  # by a training that a kill kept from saying so
+        for end in self._sections() if not self.stopped else ():
             record = self._train_until(end, history) or record
             if self.stopped:
                 break
@@ -125,8 +126,9 @@ class Pretraining:
         if refresh:
             at = -(-round(refresh * self.total) // self.settings.batch) * self.settings.batch
             folder = UPath(self.task.folder) / "refreshed"
-            if self.position < at:
-                yield at
+            if self.position <= at:  # also where a kill came between the checkpoint and the clustering
+                if self.position < at:
+                    yield at
                 if self.session.rank == 0:
                     features = str(UPath(self.task.scores[selection_key(self.config)]).parent)
                     refresh_scores(
@@ -155,6 +157,7 @@ class Pretraining:
                     self._save_within(epoch)
                 continue
             self.watch.check()
+            self.session.check_owner()
             record = self._end_epoch(epoch, first)
             history.append(record)
             self.stopped = self._should_stop(record)
@@ -319,6 +322,10 @@ class Pretraining:
             self.best, self.worse = record["probe_dsc"], 0
         else:
             self.worse += 1
+        return self._exhausted
+
+    @property
+    def _exhausted(self) -> bool:
         return 0 < self.settings.patience <= self.worse
 
     def _write(self, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ import pandas as pd
 from upath import UPath
 
 from preprocessing.errors import ConfigError
+from preprocessing.text_table import read_csv
 
 PARTS = ("train", "val", "test")
 SPLITS = (*PARTS, "unlabelled", "excluded")
@@ -65,7 +65,7 @@ def read_columns(path: str, columns: Sequence[str]) -> pd.DataFrame:
         ConfigError: no such file, or a column is missing.
     """
     try:
-        table = pd.read_csv(io.BytesIO(UPath(path).read_bytes()), dtype=str, keep_default_na=False)
+        table = read_csv(UPath(path).read_bytes())
     except (FileNotFoundError, IsADirectoryError):
         raise ConfigError(f"data.splits: there is no file {path}") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 
 from preprocessing.cache import PatchBatch, PatchCache
 
@@ -24,6 +25,7 @@ class BlockMemory:
         self._cache, self._limit = cache, limit_bytes
         self._held: OrderedDict[int, PatchBatch] = OrderedDict()
         self._bytes = 0
+        self._lock = Lock()  # blocks are asked for by the thread that reads ahead and by the one that validates
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix="patch-reader")
 
     def blocks(self, numbers: Iterable[int]) -> dict[int, PatchBatch]:
@@ -33,16 +35,24 @@ class BlockMemory:
             RunError: see `PatchCache.read_block`.
         """
         wanted = [int(number) for number in dict.fromkeys(numbers)]
-        missing = [number for number in wanted if number not in self._held]
-        found = {number: self._held[number] for number in wanted if number in self._held}
-        for number in found:
-            self._held.move_to_end(number)
+        with self._lock:
+            found = {number: self._held[number] for number in wanted if number in self._held}
+            for number in found:
+                self._held.move_to_end(number)
+        missing = [number for number in wanted if number not in found]
         for number, block in zip(missing, self._pool.map(self._cache.read_block, missing), strict=True):
-            found[number] = self._held[number] = block
-            self._bytes += _size(block)
-            while self._bytes > self._limit and len(self._held) > 1:
-                self._bytes -= _size(self._held.popitem(last=False)[1])
+            found[number] = block
+            with self._lock:
+                self._keep(number, block)
         return found
+
+    def _keep(self, number: int, block: PatchBatch) -> None:
+        if number in self._held:  # another thread was quicker
+            return
+        self._held[number] = block
+        self._bytes += _size(block)
+        while self._bytes > self._limit and len(self._held) > 1:
+            self._bytes -= _size(self._held.popitem(last=False)[1])
 
 
 def _size(block: PatchBatch) -> int:

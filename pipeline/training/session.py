@@ -47,6 +47,14 @@ class Session(Protocol):
         and get the same answer."""
         ...
 
+    def check_owner(self) -> None:
+        """To be called before anything is written beside what `report` writes.
+
+        Raises:
+            RunError: the run belongs to another driver by now.
+        """
+        ...
+
     def report(self, metrics: dict[str, Any], write: Callable[[Path], None] | None = None) -> None:
         """Hand in metrics; all workers call it together.
 
@@ -73,6 +81,9 @@ class LocalSession:
     def checkpoint_due(self) -> bool:
         return False
 
+    def check_owner(self) -> None:
+        """Nobody else knows of the folder."""
+
     def report(self, metrics: dict[str, Any], write: Callable[[Path], None] | None = None) -> None:
         self.history.append(metrics)
         if write is None:
@@ -92,7 +103,7 @@ class TrainSession:
     """A worker of a Ray Train group.
 
     Args:
-        may_write: called before each report; raises when this run belongs to another driver by now.
+        may_write: raises when this run belongs to another driver by now; called before each report.
         every_s: seconds between checkpoints beside those of the epochs; 0: none by time.
         labels: of the training among Ray's metrics.
         start: path or URI of a checkpoint to go on from as long as the group itself has none.
@@ -135,6 +146,9 @@ class TrainSession:
             self._looked = now
             self._urgent = self._notice()
         return late or self._urgent
+
+    def check_owner(self) -> None:
+        self._may_write()
 
     def report(self, metrics: dict[str, Any], write: Callable[[Path], None] | None = None) -> None:
         import ray.train
@@ -193,6 +207,9 @@ class TuneSession:
 
     def checkpoint_due(self) -> bool:
         return False  # trials are short
+
+    def check_owner(self) -> None:
+        """A trial's folder is its own: no other driver goes on with it while this one's Ray lives."""
 
     def report(self, metrics: dict[str, Any], write: Callable[[Path], None] | None = None) -> None:
         import ray.tune

@@ -20,6 +20,7 @@ from preprocessing.errors import ConfigError
 from preprocessing.given_splits import SPLITS
 from preprocessing.object_store import is_local
 from preprocessing.readers.dicom import series_folder
+from preprocessing.text_table import read_csv, stripped
 
 RESERVED = ("case", "group", "stratum", "label", "split")
 _SHOWN = 10
@@ -44,7 +45,7 @@ def find(root: str, manifest: str, modalities: Sequence[str]) -> tuple[list[Case
     cases = []
     for number, row in enumerate(table.to_dict("records"), start=2):  # as a spreadsheet counts them
         where = f"{manifest}, row {number} (case {row['case'] or '?'})"
-        cells = [(name, row[name].strip()) for name in columns]
+        cells = [(name, row[name]) for name in columns]
         masks = [part.strip() for part in row.get("label", "").split(";") if part.strip()]
         if not row["case"]:
             rows.append(f"{where}: the case has no name")
@@ -105,8 +106,8 @@ def _read(root: str, manifest: str) -> pd.DataFrame:
         content = path.read_bytes()
         if path.suffix.lower() == ".parquet":
             table = pq.read_table(io.BytesIO(content)).to_pandas()
-            return table.astype(object).where(table.notna(), "").astype(str)
-        return pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
+            return stripped(table.astype(object).where(table.notna(), "").astype(str))
+        return read_csv(content)
     except (FileNotFoundError, IsADirectoryError):
         raise ConfigError(f"data.manifest: there is no file {path}") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, pa.ArrowInvalid) as error:

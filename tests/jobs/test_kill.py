@@ -33,23 +33,32 @@ TIMES = ("seconds", "samples_per_second", "data_wait_fraction")
 TOLERANCE = 0.02  # of a metric; on one machine nothing but timing differs
 
 
-def command(folder: Path) -> list[str]:
+TABLE = {  # two cells a seed, one after the other
+    "benchmark.seeds": [0, 1],
+    "benchmark.arms": ["random_75", "scratch"],
+    "benchmark.reference": "random_75",
+    "resources.cpus_per_worker": os.cpu_count(),
+}
+
+
+def command(folder: Path, job: str) -> list[str]:
     fields = FIELDS | FRESH | {"data.root": str(folder / "scans"), "run.dir": str(folder / "run")}
+    fields |= TABLE if job == "benchmark" else {}
     words = [f"{name}={json.dumps(value)}" for name, value in fields.items()]
     config = folder / "killed.yaml"
     config.write_text("data: {layout: busi}\n")
-    return [sys.executable, "-m", "jobs.run", str(config), *words]
+    return [sys.executable, "-m", f"jobs.{job}", str(config), *words]
 
 
-def run_whole(folder: Path) -> None:
-    done = subprocess.run(command(folder), capture_output=True, text=True, check=False)
+def run_whole(folder: Path, job: str = "run") -> None:
+    done = subprocess.run(command(folder, job), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
-def kill_during(folder: Path, begun: Path, delay: float) -> None:
-    """Start the run and end its driver, and nothing else, `delay` seconds after the file `begun` appears."""
+def kill_during(folder: Path, begun: Path, delay: float, job: str = "run") -> None:
+    """Start the job and end its driver, and nothing else, `delay` seconds after the file `begun` appears."""
     driver = subprocess.Popen(
-        command(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command(folder, job), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     try:
         deadline = time.time() + 300
@@ -102,3 +111,23 @@ def test_a_killed_run_ends_like_an_undisturbed_one(stage, undisturbed, tmp_path)
     for metric in ("dsc", "ppv", "sen"):
         value = expected["segmentation"]["test"][metric]
         assert got["segmentation"]["test"][metric] == pytest.approx(value, abs=TOLERANCE)
+
+
+def test_a_table_that_is_killed_in_its_middle_ends_like_an_undisturbed_one(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    run_whole(whole, "benchmark")
+    third = killed / "run" / "cells" / "seed_1" / "random_75" / "pretrain" / "history.jsonl"
+    kill_during(killed, third, 0.5, "benchmark")
+    trained = {file: file.stat().st_mtime_ns for file in killed.rglob("seed_0/*/finetune/segmenter/*.safetensors")}
+    assert len(trained) == 2
+    assert len(pd.read_csv(killed / "run" / "table.csv")) == 2
+    run_whole(killed, "benchmark")
+    assert trained == {file: file.stat().st_mtime_ns for file in trained}
+    got, expected = (pd.read_csv(folder / "run" / "table.csv") for folder in (killed, whole))
+    same = ["arm", "seed", "labels", "samples_seen", "visible", "pretrain_flops"]
+    pd.testing.assert_frame_equal(got[same], expected[same])
+    for metric in ("dsc", "ppv", "sen"):
+        assert got[metric].tolist() == pytest.approx(expected[metric].tolist(), abs=TOLERANCE)
+    assert "All runs are in it." in (killed / "run" / "table.md").read_text()

@@ -8,6 +8,7 @@ from upath import UPath
 
 from pipeline.checkpoint import load_weights
 from pipeline.pretrain import Pretraining, pretrain_loop
+from pipeline.probe import Probe
 from pipeline.training.group import train_group
 from pipeline.training.history import read_history
 from pipeline.training.session import LocalSession
@@ -107,7 +108,7 @@ def test_a_training_that_was_killed_ends_like_an_undisturbed_one(tiny, tmp_path,
     assert timeless(tmp_path / "whole") == timeless(tmp_path / "killed")
 
 
-@pytest.mark.parametrize("killed_at", [2, 4])
+@pytest.mark.parametrize("killed_at", [2, 3, 4])  # 3: after the checkpoint from which it clusters
 def test_clustering_again_on_the_encoders_tokens_is_resumed_too(tiny, tmp_path, killed_at):
     fields = {"selection__refresh": 0.5, "mask__strength__start": 1.0, "pretrain__epochs": 6}
     whole = pretrained(tiny.task(tmp_path / "whole", **fields), tmp_path / "whole")
@@ -117,6 +118,18 @@ def test_clustering_again_on_the_encoders_tokens_is_resumed_too(tiny, tmp_path, 
     with pytest.raises(Stopped):
         pretrained(task, tmp_path, StopsAt(tmp_path / "killed" / "checkpoints", killed_at, False))
     assert equal(whole, pretrained(task, tmp_path / "killed"))
+
+
+def test_a_training_that_stopped_early_and_was_killed_then_does_not_go_on(tiny, tmp_path, monkeypatch):
+    fields = {"pretrain__epochs": 8, "pretrain__probe_every": 1, "pretrain__patience": 2}
+    dsc = iter([0.5, 0.4, 0.3, 0.9])  # the next probe would be better
+    monkeypatch.setattr(Probe, "dsc", lambda *_: next(dsc))
+    task = tiny.task(tmp_path, **fields)
+    with pytest.raises(Stopped):
+        pretrained(task, tmp_path, StopsAt(tmp_path / "checkpoints", 3, False))
+    pretrained(task, tmp_path)
+    assert [record["epoch"] for record in read_history(UPath(tmp_path))] == [1, 2, 3]
+    assert next(dsc) == 0.9
 
 
 def test_accumulation_and_noise_measurement_change_nothing_but_rounding(tiny, tmp_path):
@@ -206,3 +219,5 @@ def test_a_worker_of_a_former_driver_may_not_write(tiny, tmp_path, ray_session):
         train_group(
             pretrain_loop, task, UPath(task.folder), task.config.resources, 2, str(tmp_path / "owner.json"), "old"
         )
+    assert not read_history(UPath(task.folder))
+    assert not list((tmp_path / "group").rglob("*.png"))

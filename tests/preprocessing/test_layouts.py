@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from preprocessing.errors import ConfigError
+from preprocessing.given_splits import read_given
 from preprocessing.layouts import DataSettings, has_phantoms, load_cases
 
 
@@ -86,6 +87,22 @@ def test_a_manifest_of_any_data_set(tmp_path, name):
         ("008", "008", "", 0),
     ]
     assert cases[0].images == {"image": str(tmp_path / "x/1.png")}
+
+
+def test_a_table_typed_by_hand(tmp_path):
+    """Rows that end in a comma, blanks around cells and names, a mark at the beginning of the file."""
+    for file in ("1.png", "2.png"):
+        png(tmp_path / file)
+    text = "\ufeffcase,group , image,split\na, p1,1.png,train,\nb,p1 ,2.png , train,\n"
+    (tmp_path / "manifest.csv").write_text(text, encoding="utf-8")
+    cases, _ = load_cases(DataSettings(root=str(tmp_path), layout="manifest"))
+    assert [(c.id, c.group, c.split) for c in cases] == [("a", "p1", "train"), ("b", "p1", "train")]
+    assert cases[1].images == {"image": str(tmp_path / "2.png")}
+    (tmp_path / "manifest.csv").write_text("case,image\na,1.png\nb,2.png,,7\n")
+    (told,) = mistakes(root=str(tmp_path), layout="manifest")
+    assert "row 3 has more cells than the header: 7" in told
+    (tmp_path / "splits.csv").write_text("case,split\n a,train,\n")
+    assert read_given(str(tmp_path / "splits.csv"), ["a"]) == {"a": "train"}
 
 
 def test_one_column_a_modality(tmp_path):

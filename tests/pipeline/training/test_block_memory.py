@@ -60,3 +60,21 @@ def test_lacking_blocks_are_read_at_the_same_time():
 def test_a_damaged_shard_is_told():
     with pytest.raises(RunError, match="damaged"):
         BlockMemory(Cache(), 1000, readers=2).blocks([1, -1])
+
+
+def test_threads_that_want_the_same_blocks_count_each_once():
+    cache = Cache()
+    memory = BlockMemory(cache, 6 * BYTES, readers=4)
+    start = threading.Barrier(3)
+
+    def ask():
+        start.wait()
+        for turn in range(300):
+            memory.blocks([turn % 10, (turn + 1) % 10])
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert memory._bytes == BYTES * len(memory._held) == 6 * BYTES
