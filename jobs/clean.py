@@ -15,6 +15,7 @@ from rich.table import Table
 from pipeline.cleanup import delete, leftovers
 from pipeline.runfolder import RunFolder
 from preprocessing.errors import ConfigError, RunError
+from preprocessing.object_store import reaching
 
 
 def main() -> int:
@@ -27,7 +28,8 @@ def main() -> int:
     parser.add_argument("--delete", action="store_true", help="delete what is shown")
     arguments = parser.parse_args()
     try:
-        found = leftovers(arguments.run_dir, arguments.cache)
+        with reaching(arguments.run_dir):
+            found = leftovers(arguments.run_dir, arguments.cache)
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
         for column in ("folder", "size", "what is lost"):
             table.add_column(column, justify="right" if column == "size" else "left")

@@ -23,7 +23,7 @@ from pipeline.finetune import FinetuneTask, finetune_loop
 from pipeline.finetune_settings import FinetuneSettings
 from pipeline.pretrain import PretrainTask, pretrain_loop
 from pipeline.search_settings import SearchSettings
-from pipeline.training.offers import demand
+from pipeline.training.offers import check_trial, demand
 from pipeline.training.pickled import check_owner_of_pickles
 from pipeline.training.session import Session, TuneSession
 from preprocessing.errors import RunError
@@ -84,10 +84,12 @@ class Choice:
 
     Attributes:
         fields: dotted field -> value, to be put over the configuration.
+        dsc: theirs, the mean over the finalists' fresh seeds where there are any.
         table: one row a trial: trial, stage ("search" or "finalists"), seed, dsc, epochs, and the searched fields.
     """
 
     fields: dict[str, Any]
+    dsc: float
     table: pd.DataFrame
 
 
@@ -115,7 +117,7 @@ def search(task: Task, study: Study[Task], space: Space) -> Choice:
         trials = [replace(trial, fields=_as_piecewise(trial) if trial.trail else trial.fields) for trial in trials]
     best = _ranked(trials)[: settings.finalists]
     if settings.repeats == 0 or len(best) == 1:
-        return Choice(best[0].fields, _table(trials))
+        return Choice(best[0].fields, best[0].dsc, _table(trials))
     candidates = [trial.fields for trial in best]
     grid = {
         "candidate": tune.grid_search(list(range(len(candidates)))),
@@ -123,7 +125,7 @@ def search(task: Task, study: Study[Task], space: Space) -> Choice:
     }
     again: list[_Trial] = _run(task, study, "finalists", grid, 1, None, None, candidates)
     means = [_mean([t.dsc for t in again if t.fields == fields]) for fields in candidates]
-    return Choice(candidates[means.index(max(means))], _table([*trials, *again]))
+    return Choice(candidates[means.index(max(means))], max(means), _table([*trials, *again]))
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,7 @@ def _run(
     settings = task.config.search
     _, gpu = demand(task.config.resources)
     needs = {"CPU": settings.cpus_per_trial} | ({"GPU": settings.gpus_per_trial} if gpu else {})
+    check_trial(settings.cpus_per_trial, settings.gpus_per_trial if gpu else 0)
     trainable = tune.with_resources(
         tune.with_parameters(_trial, task=task, study=study, candidates=candidates, threads=settings.cpus_per_trial),
         needs,
@@ -207,9 +210,11 @@ def _run(
             ),
         )
     results = tuner.fit()
-    trials = []
+    trials, failed = [], []
     for result in (results[number] for number in range(len(results))):
-        if result.metrics is None or study.metric not in result.metrics:
+        # what a trial reported before it failed is no result of its fields
+        if result.error is not None or result.metrics is None or study.metric not in result.metrics:
+            failed.append(f"{UPath(result.path).name} ({_reason(result.error)})")
             continue
         fields = dict(result.config or {})
         seed = fields.pop("seed", task.config.run.seed)
@@ -228,9 +233,16 @@ def _run(
             )
         )
     if not trials:
-        reason = next((str(error) for error in results.errors), "no trial reported")
-        raise RunError(f"{stage}: no trial came to a result; the first error: {reason}")
+        raise RunError(f"{stage}: no trial came to a result; the first: {failed[0] if failed else 'there is none'}")
+    if failed:
+        print(f"{stage}: {len(failed)} trial(s) came to no result and are left out: {'; '.join(failed)}", flush=True)
     return trials
+
+
+def _reason(error: Exception | None) -> str:
+    """The last line of what a trial failed with."""
+    lines = str(error).strip().splitlines() if error else []
+    return lines[-1].strip() if lines else "it reported nothing"
 
 
 def _scheduler(settings: SearchSettings, study: Study[Any], space: Space) -> TrialScheduler:

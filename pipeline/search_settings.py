@@ -41,4 +41,6 @@ class SearchSettings(Settings):
             raise ValueError(f"epochs {self.epochs} must be a multiple of probe_every {self.probe_every}")
         if self.grace > self.epochs:
             raise ValueError(f"grace {self.grace} is more than epochs {self.epochs}, so that no trial could be stopped")
+        if self.scheduler == "pbt" and self.epochs < 2:
+            raise ValueError("epochs must be at least 2 with scheduler pbt, which keeps a schedule's course")
         return self

@@ -161,7 +161,7 @@ class Pipeline:
             choice = search_space(task, study, space)
         write_text(folder / "trials.csv", choice.table.to_csv(index=False))
         write_text(folder / BEST_FILE, yaml.safe_dump(json.loads(json.dumps(choice.fields))))
-        best = {"dsc": float(choice.table["dsc"].max()), **choice.fields}
+        best = {"dsc": choice.dsc, **choice.fields}
         self.folder.merge_metrics({name: {"trials": len(choice.table), "best": best}})
 
     def pretrain(self) -> None:
@@ -258,7 +258,8 @@ class Pipeline:
         config = self.config if space else self.scheduled
         scores = {}
         if METHODS[config.pretrain.method].selects(config) or space:
-            for fields in choices(space.fields if space else {}, "selection."):
+            # a search begins with the configuration's own
+            for fields in ({}, *choices(space.fields if space else {}, "selection.")):
                 variant = with_fields(config, fields)
                 scores[selection_key(variant)] = self._scores(variant).root
         return PretrainTask(config, self.cache_dir, self.splits_file, scores, str(self.folder.root / "pretrain"))

@@ -29,12 +29,14 @@ _WORDS = {
     **dict.fromkeys(("bool_type", "bool_parsing"), "should be true or false"),
     **dict.fromkeys(("tuple_type", "list_type"), "should be a list in brackets, such as [8, 8]"),
 }
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+# a name, or a name and a key, which may hold a /; and what signs an address
+_CREDENTIALS = re.compile(r"(?<=://)(?:[^/@\s]+|[^/@:\s]+:[^@\s]+)(?=@)")
+_SIGNED = re.compile(r"([?&][\w-]*(?:signature|sig|token|key|credential)[\w-]*=)[^&\s'\"]+", re.IGNORECASE)
 
 
 def redact(text: str) -> str:
-    """The text without user names and passwords in its addresses."""
-    return _CREDENTIALS.sub("***", text)
+    """The text without user names, keys and signatures in its addresses."""
+    return _SIGNED.sub(r"\1***", _CREDENTIALS.sub("***", text))
 
 
 def nearest(word: str, options: Iterable[str], count: int = 1) -> list[str]:

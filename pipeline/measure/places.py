@@ -43,6 +43,8 @@ def places(config: Config, needs: Sequence[str]) -> dict[str, str]:
     found = {"run.dir": config.run.dir, "cache.dir": config.cache.dir}
     if "data" in needs:
         found |= {"data.root": config.data.root, "finetune.encoder": config.finetune.encoder}
+        found |= {"data.splits": config.data.splits}
+        found |= {f"benchmark.include, {n}": folder for n, folder in enumerate(config.benchmark.include, 1)}
     if "checkpoint" in needs:
         found |= {"checkpoint": config.checkpoint}
     if "predict" in needs:

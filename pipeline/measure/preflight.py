@@ -261,6 +261,12 @@ def _resource_mistakes(config: Config) -> list[str]:
             f"resources.workers = {asked.workers} with resources.cpus_per_worker = {asked.cpus_per_worker}: "
             f"needs {needed} cores and this machine has {cores}"
         )
+    trial = config.search
+    if config.searches or trial.finetune:
+        if trial.cpus_per_trial > cores:
+            mistakes.append(f"search.cpus_per_trial = {trial.cpus_per_trial}: this machine has {cores} cores")
+        if asked.gpu != "no" and gpus and trial.gpus_per_trial > gpus:
+            mistakes.append(f"search.gpus_per_trial = {trial.gpus_per_trial:g}: this machine has {gpus} GPU(s)")
     return mistakes
 
 

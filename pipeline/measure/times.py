@@ -32,12 +32,7 @@ class Amount:
 
     def tuning(self, config: Config) -> float:
         """Samples that the search of the fine-tuning's settings sees at most; 0 where there is none."""
-        return self.finetuning(config) * search_trainings(config) if config.search.finetune else 0.0
-
-
-def search_trainings(config: Config) -> int:
-    """Trainings of a search at most: trials, and the finalists again."""
-    return config.search.trials + config.search.finalists * config.search.repeats
+        return self.finetuning(config) * config.search.runs if config.search.finetune else 0.0
 
 
 def test_share(data: SplitSettings) -> float:
@@ -62,7 +57,7 @@ def run_times(config: Config, amount: Amount) -> list[tuple[str, str]]:
     told = f"{rate(speed)} pretraining, {rate(tuning)} fine-tuning, {device_name(config)}"
     facts, total = [("measured here", told)], finetune
     if config.searches:
-        search = pretrain / config.pretrain.epochs * config.search.epochs * search_trainings(config)
+        search = pretrain / config.pretrain.epochs * config.search.epochs * config.search.runs
         facts.append(("search", f"at most {duration(search)} of one worker's time"))
         total += search
     if config.pretrains:

@@ -17,7 +17,7 @@ from upath import UPath
 from pipeline.training.history import Record, read_history
 from preprocessing.object_store import fresh, read_text
 
-STAGES = ("selection", "search", "pretrain", "finetune", "evaluate")
+STAGES = ("selection", "search", "pretrain", "search_finetune", "finetune", "evaluate")
 PACKAGES = ("mps-ams", "ray", "torch", "numpy", "pandas", "pyarrow", "scipy", "pillow", "nibabel", "SimpleITK")
 
 

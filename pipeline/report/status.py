@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import yaml
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 from upath import UPath
 
-from pipeline.pretrain_settings import SCRATCH
+from pipeline.methods import METHODS
 from pipeline.report.data import STAGES
 from pipeline.report.wording import duration, number
 from pipeline.runfolder import RunFolder
@@ -31,24 +33,37 @@ def status(root: str) -> Group:
     stages = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("stage", "state", "time", "newest"):
         stages.add_column(column, justify="right" if column == "time" else "left")
+    wanted = _wanted(folder)
     for name in STAGES:
         record = folder.stage_record(name)
+        if record is None and name not in wanted:
+            continue
         state = "not begun" if record is None else "done" if record["done"] else "begun"
         time = duration(record["seconds"]) if record and record["seconds"] else ""
         stages.add_row(name, state, time, _newest(folder.root / name))
     driver = "a driver holds this run" if fresh(UPath(folder.lock_file)).exists() else "no driver holds this run"
-    return Group(Text(f"{folder.root}: {driver}"), stages, *_metrics(folder), Text(f"run again: {_again(folder)}"))
+    return Group(
+        Text(f"{folder.root}: {driver}"), stages, *_metrics(folder), Text(f"run again: {_again(folder, wanted)}")
+    )
 
 
-def _again(folder: RunFolder) -> str:
-    """What the same command would do now."""
+def _wanted(folder: RunFolder) -> list[str]:
+    """The stages that the run's configuration asks for."""
     config = yaml.safe_load((folder.root / "config.yaml").read_text())
-    scratch = config.get("pretrain", {}).get("method") == SCRATCH or bool(config.get("finetune", {}).get("encoder"))
-    searched = config.get("search", {}).get("enabled", True) and not scratch
-    left_out = {"search": not searched, "pretrain": scratch}
-    for name in STAGES:
-        if left_out.get(name):
-            continue
+    method = METHODS.get(config.get("pretrain", {}).get("method", "mps_ams"))
+    pretrains = method is not None and not config.get("finetune", {}).get("encoder")  # not from scratch
+    search = config.get("search", {})
+    left_out = {
+        "search": not (search.get("enabled", True) and pretrains and method is not None and method.scheduled),
+        "pretrain": not pretrains,
+        "search_finetune": not search.get("finetune", False),
+    }
+    return [name for name in STAGES if not left_out.get(name)]
+
+
+def _again(folder: RunFolder, wanted: Sequence[str]) -> str:
+    """What the same command would do now."""
+    for name in wanted:
         record, epochs = folder.stage_record(name), read_history(folder.root / name)
         if record is None:
             return f"would begin with {name}"

@@ -49,9 +49,28 @@ def offers() -> list[Offer]:
 
 def demand(resources: ResourceSettings) -> tuple[int, bool]:
     """`share` of what this cluster offers; Ray must be up."""
+    return share(resources, offers(), _may_grow())
+
+
+def check_trial(cpus: int, gpus: float) -> None:
+    """That some machine of this cluster has room for a trial, which Ray would otherwise wait for without a word.
+
+    Raises:
+        RunError: none has, nor will one.
+    """
+    found = offers()
+    if not _may_grow() and not any(offer.cpus >= cpus and offer.gpus >= gpus for offer in found):
+        raise RunError(
+            f"a trial with {cpus} core(s) and {gpus:g} GPU(s) will never fit: the cluster offers "
+            f"{'; '.join(map(str, found)) or 'no machine'}. Lower search.cpus_per_trial or search.gpus_per_trial"
+        )
+
+
+def _may_grow() -> bool:
+    """Whether there may come machines that are not known of."""
     node = ray._private.worker._global_node
     started_here = node is not None and node.head
-    return share(resources, offers(), may_grow=not started_here and not _node_types())
+    return not started_here and not _node_types()
 
 
 def _node_types() -> dict[str, Any]:

@@ -144,6 +144,7 @@ def test_no_configuration_file(capsys: pytest.CaptureFixture[str]) -> None:
         ("run.dir={tmp}/small.yaml", "small.yaml: is a file; give a folder"),
         ("finetune.encoder={tmp}", "finetune.encoder: no checkpoint at"),
         ("resources.workers=4096", "this machine has"),
+        ("search.cpus_per_trial=4096", "search.cpus_per_trial = 4096: this machine has"),
         ("resources.gpu=yes", "need a GPU each and this machine has 0"),
     ],
 )
@@ -264,6 +265,34 @@ def test_status_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     History(folder.root / "finetune").append({"epoch": 7, "samples_seen": 30, "loss": 0.25})
     told = " ".join(_status(tmp_path, monkeypatch, capsys)[1].split())
     assert "would go on with finetune, from its last checkpoint at or before epoch 7" in told
+
+
+@pytest.mark.parametrize(
+    ("settings", "stages", "next_one"),
+    [
+        ("pretrain: {method: mae}", ["selection", "pretrain", "finetune", "evaluate"], "pretrain"),
+        ("pretrain: {method: scratch}", ["selection", "finetune", "evaluate"], "finetune"),
+        (
+            "search: {finetune: true}",
+            ["selection", "search", "pretrain", "search_finetune", "finetune", "evaluate"],
+            "search",
+        ),
+    ],
+)
+def test_status_knows_which_stages_a_run_has(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    settings: str,
+    stages: list[str],
+    next_one: str,
+) -> None:
+    (tmp_path / "config.yaml").write_text(settings)
+    with RunFolder(str(tmp_path), say=lambda _: None).stage("selection", {}):
+        pass
+    told = _status(tmp_path, monkeypatch, capsys)[1]
+    assert re.findall(r"^(\w+) +(?:done|not begun)", told, re.MULTILINE) == stages
+    assert f"run again: would begin with {next_one}" in told
 
 
 def test_status_of_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,3 +37,10 @@ def test_a_kind_of_storage_that_there_is_not_is_told_by_field():
         "run.dir = s4://bucket/run: there is no kind of storage called s4://",
         "data.root = s4://bucket/scans: there is no kind of storage called s4://",
     ]
+
+
+def test_splits_and_included_tables_hold_no_keys_either() -> None:
+    key = "s3://KEY:ab/cd@bucket"
+    found = uri_mistakes(config(data__splits=f"{key}/x.csv", benchmark__include=("runs/a", f"{key}/b")), ("data",))
+    assert [mistake.split(":")[0] for mistake in found] == ["data.splits", "benchmark.include, 2"]
+    assert not any("ab/cd" in mistake for mistake in found)

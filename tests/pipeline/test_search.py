@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import permutations
 
 import pandas as pd
@@ -8,6 +9,7 @@ from pipeline.configuration.overrides import with_fields
 from pipeline.finetune import FinetuneTask
 from pipeline.pretrain import PretrainTask, selection_key
 from pipeline.search import Space, _ranked, _table, _Trial, finetune_study, schedule_study, search
+from preprocessing.errors import RunError
 from tune_spaces import SPACES, choices
 
 
@@ -70,6 +72,39 @@ def test_the_best_schedule_wins_and_an_interrupted_search_is_resumed(tiny, tmp_p
     pd.testing.assert_frame_equal(
         again.table.sort_values("trial", ignore_index=True), choice.table.sort_values("trial", ignore_index=True)
     )
+
+
+def fails_above(task, session):
+    """A training that looks best where it fails."""
+    start = task.config.mask.ratio.start
+    session.report({"epoch": 1, "probe_dsc": start})
+    if start > 0.6:
+        raise RunError("out of luck")
+
+
+def test_a_trial_that_failed_is_left_out_and_told(tiny, tmp_path, ray_session, capfd):
+    fields = {"search__trials": 6, "search__repeats": 0, "mask__ratio__start": 0.5, "resources__max_failures": 0}
+    task = task_for(tiny, tmp_path, **fields)
+    study = replace(schedule_study(task.config.search), loop=fails_above)
+    choice = search(task, study, Space({"mask.ratio.start": tune.choice([0.55, 0.7])}, {}))
+    assert (choice.fields["mask.ratio.start"], choice.dsc) == (0.55, 0.55)
+    assert set(choice.table["mask.ratio.start"]) == {0.5, 0.55}
+    told = capfd.readouterr().out
+    failed = 6 - len(choice.table)
+    assert 0 < failed < 5
+    assert f"search: {failed} trial(s) came to no result and are left out: search_" in told
+    assert "out of luck" in told
+
+
+def test_a_trial_for_which_there_is_no_room_is_refused(tiny, tmp_path, ray_session):
+    task = task_for(tiny, tmp_path, search__cpus_per_trial=4096)
+    with pytest.raises(RunError, match=r"4096 core\(s\) and 0 GPU\(s\) will never fit: .*search\.cpus_per_trial"):
+        search(task, schedule_study(task.config.search), Space({}, {}))
+
+
+def test_a_population_needs_two_epochs(tiny):
+    with pytest.raises(ValueError, match="at least 2 with scheduler pbt"):
+        task_for(tiny, ".", search__scheduler="pbt", search__epochs=1, search__grace=1, search__probe_every=1)
 
 
 @pytest.mark.slow

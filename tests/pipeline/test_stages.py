@@ -12,6 +12,7 @@ from pipeline import runs, stages
 from pipeline.benchmark import table as comparison
 from pipeline.config import Config
 from pipeline.configuration.overrides import with_fields
+from pipeline.pretrain import selection_key
 from pipeline.runfolder import RunFolder
 from pipeline.segmentation.segmenter_file import save_segmenter
 from pipeline.stages import Pipeline
@@ -180,6 +181,17 @@ def test_the_comparison_table_is_resumed(tiny, tmp_path):
     assert "| scratch |" in (tmp_path / "table.md").read_text()
     history = read_history(RunFolder(str(tmp_path / "cells" / "seed_0" / "random_75")).root / "pretrain")
     assert history[0]["strength"] == 0
+
+
+def test_a_search_has_scores_for_the_configurations_own_rule_too(finished, tmp_path):
+    config, run = finished
+    fields = {"selection.rule": "enclosed", "run.dir": str(tmp_path), "cache.dir": str(run / "cache")}
+    pipeline = Pipeline(with_fields(config, fields), RunFolder(str(tmp_path)), "")
+    pipeline.preprocess()
+    rules = stages.space_of("mask_schedule").fields["selection.rule"].categories
+    assert "enclosed" not in rules
+    assert len(pipeline.pretrain_task(stages.space_of("mask_schedule")).scores) == len(rules) + 1
+    assert selection_key(pipeline.config) in pipeline.pretrain_task(stages.space_of("mask_schedule")).scores
 
 
 def test_a_rule_is_not_searched_where_weights_stand_in_its_place():

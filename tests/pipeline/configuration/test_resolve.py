@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from rich.console import Console
 
 from pipeline.configuration.fields import print_help, walk
+from pipeline.configuration.mistakes import redact
 from pipeline.configuration.resolve import dump, load, resolve
 from preprocessing.errors import ConfigError
 from preprocessing.settings import Settings
@@ -276,3 +277,10 @@ def test_a_mistake_in_a_layout_says_where_it_stands(tmp_path: Path) -> None:
     (mistake,) = resolve(file, ["data.layout=manifest"], Config).mistakes
     assert "cache.pach" in mistake
     assert "layout manifest" in mistake
+
+
+def test_names_keys_and_signatures_are_not_repeated():
+    assert redact("s3://KEY:ab/cd+SECRET@bucket/x.csv") == "s3://***@bucket/x.csv"
+    assert redact("https://h/x?a=1&X-Amz-Signature=abc&b=2") == "https://h/x?a=1&X-Amz-Signature=***&b=2"
+    for plain in ("s3://bucket/a/b, ask me@x.y", "gs://bucket/a?version=3", "/data/me@x"):
+        assert redact(plain) == plain
