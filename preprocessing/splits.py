@@ -170,7 +170,8 @@ def _deal(cases: pd.DataFrame, shares: dict[str, float], seed: int) -> dict[str,
         holders = {name: [group for group in lesions if dealt[group] == name] for name in shares}
         donor = max(holders, key=lambda name: len(holders[name]))
         if not holders[part] and len(holders[donor]) > 1:
-            dealt[holders[donor][-1]] = part
+            # the last of the smallest: a group of many cases would leave little where it was
+            dealt[min(reversed(holders[donor]), key=lambda group: groups.at[group, "size"])] = part
     return dealt
 
 

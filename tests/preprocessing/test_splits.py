@@ -73,6 +73,15 @@ def test_every_part_of_a_small_data_set_holds_a_lesion(n, strata):
         assert all(lesions & set(splits.cases(part)) for part in ("train", "val", "test"))
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_group_of_many_cases_is_not_moved_for_the_sake_of_a_lesion(seed):
+    sizes = [60, 1, 1, 1]
+    names = [f"g{number}" for number, size in enumerate(sizes) for _ in range(size)]
+    cases = table(len(names)).assign(group=names, lesion_pixels=5)
+    splits = make_splits(cases, SplitSettings(), seed)
+    assert sorted(len(splits.labelled(part)) for part in ("val", "test")) in ([1, 1], [1, 2])
+
+
 def test_of_a_lesion_only_matters_that_there_is_one():
     """Its pixels are counted on a grid that says nothing of its volume."""
     cases = table(40)
