@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
@@ -25,6 +26,7 @@ from preprocessing.storage import make_folder, write_text
 
 T = TypeVar("T")
 _DICOM = (".dcm", ".ima")
+_MASK = re.compile(r"_mask(_\d+)?$")  # of BUSI's naming
 _TINT = np.array([255.0, 96.0, 0.0])  # colour-blind safe on grey
 COLUMNS = ["case", "file", "region", "lesion_pixels", "lesion_share", "lesion_ml", "max_probability"]
 
@@ -104,8 +106,12 @@ def find_files(source: str, output: UPath | None = None) -> list[Case]:
         raise ConfigError(f"predict.input: there is no folder or file {source}")
     everything = list(fresh(root).rglob("*"))
     series = {file.parent for file in everything if file.suffix.lower() in _DICOM}
-    files = [f for f in everything if _ending(f.name) and "_mask" not in f.stem and f.parent not in series]
+    files = [file for file in everything if _ending(file.name) and file.parent not in series]
+    masks = {file for file in files if _MASK.search(_stem(file.name))}
     files = _without(sorted([*files, *series], key=str), str, _results(root, output))
+    if aside := masks.intersection(files):
+        print(f"predict: {len(aside)} files called *_mask are taken for masks and left alone", flush=True)
+    files = [file for file in files if file not in aside]
     if not files:
         known = ", ".join([*READERS, *VOLUME_READERS])
         raise ConfigError(f"predict.input: no image under {source}; known endings are {known}")

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import ray
 from ray.data import DataContext
-from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 from upath import UPath
 
 from preprocessing.cache import (
@@ -37,6 +36,7 @@ from preprocessing.fingerprint import MEMO_FILE, digest_files, digest_of, finger
 from preprocessing.layouts import DataSettings
 from preprocessing.lock import OwnedLock, check_owner
 from preprocessing.object_store import fresh
+from preprocessing.out_of_memory import memory_told
 from preprocessing.readers.volumes import is_volume_file
 from preprocessing.schema import CASES, REJECTED, SCHEMA_VERSION
 from preprocessing.shards import Shard, ShardReport, plan, standing, write_shard
@@ -214,22 +214,16 @@ def _run(shards: Sequence[Shard], needed: int, progress: Progress | None) -> lis
         rows = [{"file": shard.file, "cases": [case.to_json() for case in shard.cases]} for shard in missing]
         context = DataContext.get_current().copy()
         context.enable_progress_bars = context.print_on_execution_start = False
-        try:
-            with DataContext.current(context):
-                plan_rows = ray.data.from_items(rows, override_num_blocks=len(rows))
-                for row in plan_rows.map(partial(_shard_row, common=common), num_cpus=1).iter_rows():
-                    if row["full"]:
-                        raise full_disk(common.root, needed, row["full"])
-                    if row["lost"]:
-                        raise RunError(row["lost"])
-                    report = ShardReport.from_json(row["report"])
-                    reports[report.file] = report
-                    tell()
-        except (OutOfMemoryError, WorkerCrashedError) as error:
-            raise RunError(
-                "preprocessing ran out of memory: a worker was killed while reading images. Give the run fewer CPUs "
-                f"or more memory, or lower cache.row_group_kb, and run the same command again ({type(error).__name__})"
-            ) from error
+        with memory_told("reading images"), DataContext.current(context):
+            plan_rows = ray.data.from_items(rows, override_num_blocks=len(rows))
+            for row in plan_rows.map(partial(_shard_row, common=common), num_cpus=1).iter_rows():
+                if row["full"]:
+                    raise full_disk(common.root, needed, row["full"])
+                if row["lost"]:
+                    raise RunError(row["lost"])
+                report = ShardReport.from_json(row["report"])
+                reports[report.file] = report
+                tell()
     return [reports[shard.file] for shard in shards]
 
 
