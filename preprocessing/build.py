@@ -36,7 +36,7 @@ from preprocessing.fingerprint import MEMO_FILE, digest_files, digest_of, finger
 from preprocessing.layouts import DataSettings
 from preprocessing.lock import OwnedLock, check_owner
 from preprocessing.object_store import fresh
-from preprocessing.out_of_memory import memory_told
+from preprocessing.out_of_memory import killed_worker_told
 from preprocessing.readers.volumes import is_volume_file
 from preprocessing.schema import CASES, REJECTED, SCHEMA_VERSION
 from preprocessing.shards import Shard, ShardReport, plan, standing, write_shard
@@ -214,7 +214,7 @@ def _run(shards: Sequence[Shard], needed: int, progress: Progress | None) -> lis
         rows = [{"file": shard.file, "cases": [case.to_json() for case in shard.cases]} for shard in missing]
         context = DataContext.get_current().copy()
         context.enable_progress_bars = context.print_on_execution_start = False
-        with memory_told("reading images"), DataContext.current(context):
+        with killed_worker_told("reading images"), DataContext.current(context):
             plan_rows = ray.data.from_items(rows, override_num_blocks=len(rows))
             for row in plan_rows.map(partial(_shard_row, common=common), num_cpus=1).iter_rows():
                 if row["full"]:

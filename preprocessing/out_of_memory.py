@@ -11,7 +11,7 @@ from preprocessing.errors import RunError
 
 
 @contextmanager
-def memory_told(doing: str) -> Iterator[None]:
+def killed_worker_told(doing: str) -> Iterator[None]:
     """Around the use of a Ray data set.
 
     Args:

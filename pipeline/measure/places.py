@@ -22,8 +22,11 @@ def uri_mistakes(config: Config, needs: Sequence[str]) -> list[str]:
         config: checked for itself already.
         needs: as in `pipeline.measure.preflight.input_mistakes`.
     """
-    found = places(config, needs).items()
-    return [mistake for field, path in found if path and (mistake := uri_mistake(field, path))]
+    found = places(config, needs)
+    if "data" in needs:  # small tables, which may well travel with a job
+        found["data.splits"] = config.data.splits
+        found |= {f"benchmark.include, {n}": folder for n, folder in enumerate(config.benchmark.include, 1)}
+    return [mistake for field, path in found.items() if path and (mistake := uri_mistake(field, path))]
 
 
 def vanishing_mistakes(config: Config, needs: Sequence[str]) -> list[str]:
@@ -43,8 +46,6 @@ def places(config: Config, needs: Sequence[str]) -> dict[str, str]:
     found = {"run.dir": config.run.dir, "cache.dir": config.cache.dir}
     if "data" in needs:
         found |= {"data.root": config.data.root, "finetune.encoder": config.finetune.encoder}
-        found |= {"data.splits": config.data.splits}
-        found |= {f"benchmark.include, {n}": folder for n, folder in enumerate(config.benchmark.include, 1)}
     if "checkpoint" in needs:
         found |= {"checkpoint": config.checkpoint}
     if "predict" in needs:

@@ -20,7 +20,7 @@ from upath import UPath
 from preprocessing.cache import PatchCache
 from preprocessing.errors import RunError
 from preprocessing.fingerprint import digest_of
-from preprocessing.out_of_memory import memory_told
+from preprocessing.out_of_memory import killed_worker_told
 from preprocessing.selection.feature_table import FeatureTable, read_features, volumes_of, write_features
 from preprocessing.selection.features import PatchGrid, Polarity, features, modality_of, patch_moments
 from preprocessing.selection.hitrate import candidates
@@ -76,7 +76,7 @@ def _compute(
     context = DataContext.get_current().copy()
     context.enable_progress_bars = context.print_on_execution_start = False
     context.execution_options.preserve_order = True
-    with memory_told("measuring features"), DataContext.current(context):
+    with killed_worker_told("measuring features"), DataContext.current(context):
         moments = ray.data.from_items(_units(cache)).map(partial(_moments, cache=cache)).materialize()
         population = _population(cache, train, moments)
         task = partial(_features, cache=cache, population=population, names=list(names), polarity=list(polarity))

@@ -44,3 +44,10 @@ def test_splits_and_included_tables_hold_no_keys_either() -> None:
     found = uri_mistakes(config(data__splits=f"{key}/x.csv", benchmark__include=("runs/a", f"{key}/b")), ("data",))
     assert [mistake.split(":")[0] for mistake in found] == ["data.splits", "benchmark.include, 2"]
     assert not any("ab/cd" in mistake for mistake in found)
+
+
+def test_tables_that_travel_with_a_job_do_not_vanish_before_they_are_read(monkeypatch) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    tables = {"data__splits": "splits.csv", "benchmark__include": ("docs/tables/busi",)}
+    given = config(run__dir="s3://b/run", data__root="s3://b/scans", **tables)
+    assert vanishing_mistakes(given, ("data",)) == []
