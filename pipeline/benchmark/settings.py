@@ -73,6 +73,12 @@ class BenchmarkSettings(Settings):
         description="What fine-tunings with other shares of labels than data.label_fraction have in common with its: "
         "steps (epochs and rounds of validation are scaled, as far as whole epochs go) or epochs.",
     )
+    concurrent: int = Field(
+        0,
+        ge=0,
+        description="Runs at a time; 0: as many as there is room for on the cluster's machines, those included that "
+        "may still start where its configuration is at hand.",
+    )
     include: tuple[str, ...] = Field(
         (),
         description="Folders of tables that were made elsewhere, or before, with the same settings: their table.csv "

@@ -103,7 +103,7 @@ def benchmark(config: Any, prepare: Job, run_cell: Job, pretrain_cell: Job) -> p
         if (cell.seed, cell.fold) != prepared:
             prepare(cell.config)
             prepared = (cell.seed, cell.fold)
-        collect(groups_at_once(cell.config.resources) - 1)
+        collect((config.benchmark.concurrent or groups_at_once(cell.config.resources)) - 1)
         # a cell that starts from another's encoder waits for it, and fails with it
         first = None if cell.needs is None else started[cell.needs]
         started[number] = task.remote(run_cell if cell.counted else pretrain_cell, cell.config, first)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,8 +112,11 @@ def share(resources: ResourceSettings, found: Sequence[Offer], may_grow: bool = 
 
 
 def groups_at_once(resources: ResourceSettings) -> int:
-    """Groups with these resources that can train side by side on what is there now, at least 1."""
-    cpus, gpu = demand(resources)
-    now = ray.cluster_resources()
-    room = min(now.get("CPU", 0) // cpus, now.get("GPU", 0) if gpu else math.inf)
-    return max(1, int(room) // resources.workers)
+    """`side_by_side` on this cluster; Ray must be up."""
+    return side_by_side(resources, offers(), *demand(resources))
+
+
+def side_by_side(resources: ResourceSettings, found: Sequence[Offer], cpus: int, gpu: bool) -> int:
+    """Groups of `resources.workers` workers, of so many cores and a GPU or none each, that can train at once on all
+    that the cluster offers, so that an autoscaler is asked for more than one group's machines; at least 1."""
+    return max(1, sum(offer.room(cpus, gpu) for offer in found) // resources.workers)

@@ -15,7 +15,7 @@ import torch
 from pipeline.benchmark import table as module
 from pipeline.checkpoint import save_weights
 from preprocessing.errors import ConfigError
-from tests.pipeline.test_benchmark import config, finished, without_cluster
+from tests.pipeline.made_up_table import config, finished, without_cluster
 from tests.preprocessing.test_splits import table as cases_table
 
 __all__ = ["without_cluster"]

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.training.offers import Offer, share
+from pipeline.training.offers import Offer, share, side_by_side
 from pipeline.training.precision import ResourceSettings
 from preprocessing.errors import RunError
 
@@ -44,6 +44,23 @@ def test_nothing_is_refused_where_machines_may_come_that_nobody_told_of():
     assert share(ResourceSettings(workers=2), [HEAD], may_grow=True) == (1, False)
     assert share(ResourceSettings(gpu="yes", cpus_per_worker=6), [HEAD], may_grow=True) == (6, True)
     assert share(ResourceSettings(workers=2), [CPU], may_grow=True) == (16, False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "found", "groups"),
+    [
+        ({}, [HEAD, CPU, GPU], 4),  # a GPU machine each, whether it has been started or not
+        ({"gpu": "no", "cpus_per_worker": 8}, [HEAD, CPU, GPU], 20),
+        ({"workers": 2}, [HEAD, CPU, GPU], 2),
+        ({"workers": 3}, [HEAD, CPU, GPU], 1),
+        ({"cpus_per_worker": 1}, [Offer("this", 2, 0, 1)], 2),
+        ({"workers": 2, "cpus_per_worker": 3}, [Offer("a", 5, 0, 1), Offer("b", 5, 0, 1)], 1),  # 10 cores, yet not 3
+        ({}, [HEAD], 1),  # machines may come that nobody told of
+    ],
+)
+def test_groups_side_by_side_count_machines_that_may_still_start(fields, found, groups):
+    resources = ResourceSettings(**fields)
+    assert side_by_side(resources, found, *share(resources, found, may_grow=True)) == groups
 
 
 def test_the_message_names_the_machines():
