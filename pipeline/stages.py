@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -109,8 +110,12 @@ class Pipeline:
 
     def preprocess(self) -> None:
         """Scans to patch cache, splits and lesion scores; hit rates on the test cases' labels."""
+        began = time.monotonic()
         cache, splits = self.cache, self.splits
         found: dict[str, Any] = {"cases": len(cache.cases) + len(cache.rejected), "rejected": len(cache.rejected)}
+        before = self.folder.read_metrics().get("data", {})
+        if before.get("cache") != cache.fingerprint:  # else it was only looked at
+            found |= {"cache": cache.fingerprint, "preprocess_seconds": time.monotonic() - began}
         found["phantoms"] = has_phantoms(self.config.data.root)
         labels = {part: len(splits.labelled(part)) for part in ("train", "val", "test")}
         self.folder.merge_metrics({"data": {**found, "splits": splits.counts(), "labels_used": labels}})

@@ -18,6 +18,7 @@ from pipeline.training.history import Record, read_history
 from preprocessing.object_store import fresh, read_text
 
 STAGES = ("selection", "search", "pretrain", "search_finetune", "finetune", "evaluate")
+SEARCHES = ("search", "search_finetune")
 PACKAGES = ("mps-ams", "ray", "torch", "numpy", "pandas", "pyarrow", "scipy", "pillow", "nibabel", "SimpleITK")
 
 
@@ -41,10 +42,11 @@ class ReportData:
         cases: one row a case kept: case, stratum, split, labelled_used (and whatever else the cache says).
         rejected: case, file, reason.
         pretrain, finetune: one record an epoch, as `History` writes them.
-        trials: one row a trial of the search: trial, stage, seed, dsc, epochs, and a column for each searched field.
+        trials: one row a trial, by search ("search", "search_finetune"): trial, stage, seed, dsc, epochs, and a column
+            for each searched field.
         scored: one row a test case and region: case, stratum, region, dsc, ppv, sen, hd95 (NaN without lesion).
         pictures: by stage ("selection", "pretrain", "evaluate").
-        seconds: by stage.
+        seconds: by stage, "preprocess" first.
         versions: by package.
     """
 
@@ -57,7 +59,7 @@ class ReportData:
     rejected: pd.DataFrame = field(default_factory=pd.DataFrame)
     pretrain: list[Record] = field(default_factory=list)
     finetune: list[Record] = field(default_factory=list)
-    trials: pd.DataFrame = field(default_factory=pd.DataFrame)
+    trials: dict[str, pd.DataFrame] = field(default_factory=dict)
     scored: pd.DataFrame = field(default_factory=pd.DataFrame)
     pictures: dict[str, list[Picture]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -77,7 +79,9 @@ def collect(root: str) -> ReportData:
     text = _text(folder / "config.yaml")
     config = yaml.safe_load(text) or {}
     cache = fresh(UPath(config.get("cache", {}).get("dir") or folder / "cache"))
-    seconds = {}
+    metrics = json.loads(_text(folder / "metrics.json") or "{}")
+    prepared = metrics.get("data", {}).get("preprocess_seconds")
+    seconds = {} if prepared is None else {"preprocess": float(prepared)}
     for stage in STAGES:
         mark = json.loads(_text(folder / stage / "stage.json") or "{}")
         if "seconds" in mark:
@@ -85,14 +89,14 @@ def collect(root: str) -> ReportData:
     return ReportData(
         name=folder.name,
         root=str(root),
-        metrics=json.loads(_text(folder / "metrics.json") or "{}"),
+        metrics=metrics,
         config=config,
         config_text=text,
         cases=_cases(folder, cache),
         rejected=_table(cache / "rejected.parquet"),
         pretrain=read_history(folder / "pretrain"),
         finetune=read_history(folder / "finetune"),
-        trials=_table(folder / "search" / "trials.csv"),
+        trials={name: _table(folder / name / "trials.csv") for name in SEARCHES},
         scored=_table(folder / "evaluate" / "cases.csv"),
         pictures={stage: _pictures(folder / stage / "pictures") for stage in ("selection", "pretrain", "evaluate")},
         seconds=seconds,

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.training.history import Record
 
@@ -117,7 +118,10 @@ def search(trials: pd.DataFrame, searched: Sequence[str]) -> bytes:
             axis.plot(trials.loc[~again, name], trials.loc[~again, "dsc"], "o", color=BLUE, markersize=4)
             axis.plot(trials.loc[again, name], trials.loc[again, "dsc"], "D", color=ORANGE, markersize=5)
             axis.set_xlabel(name)
-        axes[0].set_title("Validation DSC of the probe")
+            if name != "rank" and 0 < 10 * trials[name].min() <= trials[name].max():
+                axis.set_xscale("log")  # such as a learning rate
+        axes[0].set_title("Validation DSC")
+        axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
         for axis in axes[1 + len(numbers) :]:
             axis.set_visible(False)
     return _svg(figure)

@@ -13,8 +13,8 @@ from upath import UPath
 
 from pipeline.report import figures
 from pipeline.report.checks import attention
-from pipeline.report.data import ReportData, collect
-from pipeline.report.wording import duration, number
+from pipeline.report.data import SEARCHES, ReportData, collect
+from pipeline.report.wording import duration, number, setting
 from preprocessing.storage import write_text
 
 SHARES = ("0.1", "0.25", "0.5", "0.75")
@@ -39,7 +39,7 @@ def render(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "png": _png, "duration": duration}
+    environment.filters |= {"number": number, "png": _png, "duration": duration, "setting": setting}
     return environment.get_template("report.html").render(
         data=data,
         metrics=data.metrics,
@@ -50,7 +50,7 @@ def render(data: ReportData) -> str:
         strata=_strata(data.cases),
         labels=_labels(data.cases),
         hit_rates=_hit_rates(data),
-        trials=_trials(data),
+        searches={name: _trials(data, name) for name in SEARCHES},
         scored=_scored(data.scored),
         charts=_charts(data),
     )
@@ -97,11 +97,12 @@ def _hit_rates(data: ReportData) -> list[tuple[str, list[float | None]]]:
     ]
 
 
-def _trials(data: ReportData) -> dict[str, Any] | None:
-    """The best trials, with the fields that were searched."""
-    if "dsc" not in data.trials or data.trials["dsc"].isna().all():
+def _trials(data: ReportData, search: str) -> dict[str, Any] | None:
+    """The best trials of a search, with the fields that were searched, and what was chosen."""
+    trials = data.trials.get(search, pd.DataFrame())
+    if "dsc" not in trials or trials["dsc"].isna().all():
         return None
-    trials = data.trials.sort_values("dsc", ascending=False)
+    trials = trials.sort_values("dsc", ascending=False)
     shown = [name for name in trials if not trials[name].isna().all()]
     searched = [name for name in shown if name not in _TRIAL_COLUMNS]
     columns = [name for name in _TRIAL_COLUMNS if name in shown] + searched
@@ -110,6 +111,9 @@ def _trials(data: ReportData) -> dict[str, Any] | None:
         "rows": trials[columns].head(_TRIALS_SHOWN).astype(object).values.tolist(),
         "count": len(trials),
         "searched": searched,
+        "again": "stage" in trials and (trials["stage"] == "finalists").any(),
+        "chosen": (data.metrics.get(search) or {}).get("best") or {},
+        "chart": _inline(figures.search(trials[trials["dsc"].notna()], searched), "svg+xml"),
     }
 
 
@@ -128,10 +132,6 @@ def _charts(data: ReportData) -> dict[str, Markup]:
         charts["pretraining"] = figures.pretraining(data.pretrain)
     if data.finetune:
         charts["finetuning"] = figures.finetuning(data.finetune)
-    table = _trials(data)
-    if table:
-        finished = data.trials[data.trials["dsc"].notna()]
-        charts["search"] = figures.search(finished, table["searched"])
     if "dsc" in data.scored and data.scored["dsc"].notna().any():
         charts["dsc"] = figures.dsc_distribution(data.scored)
     return {name: _inline(svg, "svg+xml") for name, svg in charts.items()}

@@ -17,6 +17,11 @@ def number(value: Any, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.2e}"
 
 
+def setting(value: Any) -> str:
+    """A setting as one would write it; a learning rate needs more digits than a DSC."""
+    return f"{value:.4g}" if isinstance(value, float) and not math.isnan(value) else number(value)
+
+
 def duration(seconds: float) -> str:
     """Seconds as a reader says them."""
     if seconds < 90:

@@ -22,7 +22,7 @@ from pipeline.report.checks import attention
 from pipeline.report.data import ReportData, collect
 from pipeline.report.page import render, write_report
 from pipeline.report.panels import PREDICTION, TRUTH, segmentation_panel
-from pipeline.report.wording import duration, number
+from pipeline.report.wording import duration, number, setting
 from pipeline.training.history import History
 
 _LOADING = {"src", "href", "srcset", "data", "poster", "action", "background"}
@@ -50,7 +50,7 @@ class _Page(HTMLParser):
 def _metrics() -> dict[str, Any]:
     shares = ("0.1", "0.25", "0.5", "0.75")
     return {
-        "data": {"cases": 13, "rejected": 1, "splits": {"train": 6, "val": 2, "test": 4}},
+        "data": {"cases": 13, "rejected": 1, "preprocess_seconds": 33.4, "splits": {"train": 6, "val": 2, "test": 4}},
         "selection": {
             "lesion_hit_rate": dict(zip(shares, (0.3, 0.67, 0.9, 0.97), strict=True)),
             "random": {share: float(share) for share in shares},
@@ -58,6 +58,7 @@ def _metrics() -> dict[str, Any]:
         },
         "pretrain": {"samples_seen": 60, "samples_per_second": 31.0, "data_wait_fraction": 0.01},
         "search": {"trials": 3, "best": {"dsc": 0.51, "mask.ratio.family": "linear"}},
+        "search_finetune": {"trials": 2, "best": {"dsc": 0.44, "finetune.lr": 0.0005}},
         "segmentation": {
             "test": {"dsc": 0.612, "ppv": 0.7, "sen": 0.65, "hd95": 21.4, "cases": 4, "false_positive_rate": None}
         },
@@ -106,6 +107,11 @@ def _write_run(root: Path) -> None:
             "mask.ratio.family": ["linear", "step", "linear"],
         }
     ).to_csv(root / "search" / "trials.csv", index=False)
+    (root / "search_finetune").mkdir()
+    pd.DataFrame(
+        {"trial": ["d", "e"], "stage": "search", "seed": 0, "dsc": [0.44, 0.43]}
+        | {"epochs": 30, "finetune.lr": [0.0005, 0.0008]}
+    ).to_csv(root / "search_finetune" / "trials.csv", index=False)
     (root / "evaluate" / "pictures").mkdir(parents=True)
     pd.DataFrame(
         {"case": names[4:6] + names[10:], "stratum": ["benign"] * 2 + ["malignant"] * 2, "region": "lesion"}
@@ -159,13 +165,16 @@ def test_everything_of_a_whole_run_is_there(html: str) -> None:
         "mask.ratio.family linear",
         "60 samples seen in 3 epochs",
         "best: benign (4), DSC 0.90",
+        "finetune.lr 0.0005",
+        "2 trials, each a whole fine-tuning",
+        "preprocess 33 s",
         "evaluate 12 s",
         "label_fraction: 0.5",
         "torch",
     ):
         assert part in page.text, part
     assert "has not run" not in page.text
-    assert html.count("<img") == 6  # five charts and a case
+    assert html.count("<img") == 7  # six charts and a case
 
 
 def test_missing_stages_are_said_to_be_missing(tmp_path: Path) -> None:
@@ -180,7 +189,7 @@ def test_missing_stages_are_said_to_be_missing(tmp_path: Path) -> None:
 def test_one_missing_stage_leaves_the_others(run: Path, stage: str) -> None:
     whole = collect(str(run))
     # charts take time, so only the sections beside the missing one that have none are kept
-    data = replace(whole, pretrain=[], finetune=[], trials=pd.DataFrame(), scored=pd.DataFrame())
+    data = replace(whole, pretrain=[], finetune=[], trials={}, scored=pd.DataFrame())
     if stage == "evaluate":
         data.metrics.pop("segmentation")
     page = _Page(render(data))
@@ -195,7 +204,7 @@ def test_names_from_the_data_are_escaped(html: str) -> None:
 
 
 def test_pretraining_on_test_images_is_marked(run: Path) -> None:
-    data = replace(collect(str(run)), finetune=[], trials=pd.DataFrame(), scored=pd.DataFrame())
+    data = replace(collect(str(run)), finetune=[], trials={}, scored=pd.DataFrame())
     assert not any("include_test" in note for note in attention(data))
     data.config["pretrain"]["include_test"] = True
     assert _Page(render(data)).text.count("pretrain.include_test") == 2
@@ -267,6 +276,14 @@ def test_panel_outlines_lie_on_the_masks_edge() -> None:
 )
 def test_numbers(value: Any, shown: str) -> None:
     assert number(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.0005, "0.0005"), (0.001234, "0.001234"), (60.0, "60"), (2e-5, "2e-05"), ("linear", "linear"), (None, "–")],
+)
+def test_settings(value: Any, shown: str) -> None:
+    assert setting(value) == shown
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(12.4, "12 s"), (600, "10 min"), (9000, "2 h 30 min")])
