@@ -30,6 +30,7 @@ from pipeline.pretrain import PretrainTask, pretrain_loop, selection_key
 from pipeline.report.page import write_report
 from pipeline.report.selection import report_selection
 from pipeline.runfolder import RunFolder
+from pipeline.scans import find_scans
 from pipeline.search import Space, Study, finetune_study, schedule_study
 from pipeline.search import search as search_space
 from pipeline.tracking import Tracker
@@ -241,7 +242,7 @@ class Pipeline:
         checkpoint = config.checkpoint or str(self.folder.root / "finetune" / "segmenter")
         output = prediction.output_folder(config.predict, self.folder.root)
         predictor = predictor_for(checkpoint, config.predict, config)
-        cases = prediction.find_scans(config.predict.input, config.data, predictor.card.channels, output)
+        cases = find_scans(config.predict.input, config.data, predictor.card.channels, output)
         with StageProgress("predict", len(cases), "scans") as progress:
             table, rejected = prediction.predict(predictor, cases, config.predict, output, progress.update)
         print(f"predict: {len(table)} masks in {output}, {len(rejected)} scans set aside (rejected.csv)")

@@ -21,11 +21,11 @@ from s3fs import S3FileSystem
 from upath import UPath
 
 from pipeline.checkpoint import load_weights, save_weights
-from pipeline.predict import find_scans
 from pipeline.report.data import collect
 from pipeline.report.page import write_report
 from pipeline.report.status import status
 from pipeline.runfolder import RunFolder
+from pipeline.scans import find_scans
 from pipeline.training.history import History, read_history
 from pipeline.training.watch import watching_trials
 from preprocessing.cache import PatchCache

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from upath import UPath
 
-from pipeline.predict import PredictSettings, find_scans, predict
+from pipeline.predict import PredictSettings, predict
+from pipeline.scans import find_scans
 from pipeline.training.loader import LoaderSettings, PatchLoader
 from preprocessing.cache import PatchCache
 from preprocessing.cache_settings import CacheSettings

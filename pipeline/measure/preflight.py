@@ -1,6 +1,7 @@
 """What can be known before anything is started: inputs, sizes, resources, storage, an estimate of time.
 
-Nothing here starts Ray or writes a file; a cluster that the run would join is not asked.
+Nothing here starts Ray or writes a file, but phantoms where a configuration asks for some that are not there yet; a
+cluster that the run would join is not asked.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from pipeline.checkpoint import checkpoint_mistakes
 from pipeline.measure.estimate import model_of, parameters
 from pipeline.measure.places import uri_mistakes, vanishing_mistakes
 from pipeline.measure.times import Amount, run_times
-from pipeline.predict import find_scans, output_folder
+from pipeline.predict import output_folder
 from pipeline.report.wording import number
+from pipeline.scans import find_scans
 from preprocessing.case import BadFile, Case, Rejection
 from preprocessing.errors import ConfigError
 from preprocessing.layouts import load_cases

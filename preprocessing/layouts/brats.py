@@ -6,8 +6,8 @@ that hold all subjects in one folder, whose files are called otherwise than thei
 folder that bears its name (`BraTS2021_00000_flair.nii/00000057_brain_flair.nii`).
 
 Label values: 1 is the core that does not enhance (necrosis above all), 2 oedema; the enhancing tumour is 4 until 2021
-and 3 since 2023, and no file has both, so that TARGETS serve all years. They do not serve the gliomas after treatment
-of 2024, where 4 is the cavity that surgery left.
+and 3 since 2023, and no file has both, so that `finetune.classes` of configs/brats.yaml serves all years. It does not
+serve the gliomas after treatment of 2024, where 4 is the cavity that surgery left.
 """
 
 from __future__ import annotations
@@ -21,9 +21,6 @@ from upath import UPath
 from preprocessing.case import Case, Rejection
 from preprocessing.errors import ConfigError
 from preprocessing.layouts.scans import LABEL, Scan, first_copy, nifti_name, to_cases, walk
-
-# Label ids of each target; they overlap: whole tumour, tumour core, enhancing tumour.
-TARGETS: dict[str, tuple[int, ...]] = {"WT": (1, 2, 3, 4), "TC": (1, 3, 4), "ET": (3, 4)}
 
 _ENDINGS = {
     "t1": "_t1.nii.gz or -t1n.nii.gz",

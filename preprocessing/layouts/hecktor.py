@@ -3,7 +3,8 @@
 2022: `imagesTr/ID__CT.nii.gz`, `ID__PT.nii.gz`, `labelsTr/ID.nii.gz`, and imagesTs without labels. 2020 and 2021:
 `ID_ct.nii.gz`, `ID_pt.nii.gz`, `ID_gtvt.nii.gz` (or `ID_ct_gtvt.nii.gz`) in the root, in hecktor_nii, or in a folder
 a patient there. Since 2025 a folder a patient holds `ID__CT.nii.gz`, `ID__PT.nii.gz` and the label `ID.nii.gz`.
-CT and PT have grids of their own; the label lies on that of the CT.
+CT and PT have grids of their own; the label lies on that of the CT: 1 is the primary tumour (GTVp), 2 the lymph nodes
+(GTVn, none before 2022).
 """
 
 from __future__ import annotations
@@ -17,9 +18,6 @@ from upath import UPath
 from preprocessing.case import Case, Rejection
 from preprocessing.errors import ConfigError
 from preprocessing.layouts.scans import LABEL, Scan, first_copy, list_folder, nifti_name, to_cases, walk
-
-# Label ids of each target: 1 is the primary tumour (GTVp), 2 the lymph nodes (GTVn, none before 2022).
-TARGETS: dict[str, tuple[int, ...]] = {"GTV": (1, 2), "GTVp": (1,), "GTVn": (2,)}
 
 _ENDINGS = {"CT": "__CT.nii.gz", "PT": "__PT.nii.gz"}
 _PARTS = {"ct": "CT", "pt": "PT", "gtvt": LABEL, "ct_gtvt": LABEL}

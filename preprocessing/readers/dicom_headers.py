@@ -20,6 +20,7 @@ from typing import Any
 import pydicom
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import UID, MediaStorageDirectoryStorage
+from upath import UPath
 
 from preprocessing.case import BadFile
 
@@ -69,6 +70,14 @@ class Slice:
     monochrome: bool
     dtype: str
     acquired: str
+
+
+def is_dicom(path: UPath) -> bool:
+    """Whether a path is a file that says so of itself, whatever its name (PS3.10, 7.1)."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
 
 
 def choose_series(file: str, folder: Path, choice: str) -> list[Slice]:

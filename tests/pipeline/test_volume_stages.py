@@ -10,7 +10,7 @@ import pytest
 from pipeline import runs
 from pipeline.config import Config
 from pipeline.configuration.overrides import with_fields
-from pipeline.predict import find_scans
+from pipeline.scans import find_scans
 from tests.tiny import FIELDS
 
 PETCT = {

@@ -16,7 +16,8 @@ from upath import UPath
 from pipeline.evaluate import EvaluateSettings, evaluate
 from pipeline.models.encoder import EncoderSettings
 from pipeline.models.segmenters import SegmentersSettings
-from pipeline.predict import PredictSettings, find_files, find_scans, overlay, predict
+from pipeline.predict import PredictSettings, overlay, predict
+from pipeline.scans import find_files, find_scans
 from pipeline.segmentation.inference import InferenceSettings, Predictor, Segmented
 from pipeline.segmentation.segmenter_file import SegmenterCard, load_segmenter, save_segmenter
 from preprocessing.cache_settings import CacheSettings

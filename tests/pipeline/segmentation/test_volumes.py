@@ -13,7 +13,8 @@ from scipy.spatial.transform import Rotation
 from upath import UPath
 
 from pipeline.evaluate import EvaluateSettings, evaluate
-from pipeline.predict import PredictSettings, find_scans, predict
+from pipeline.predict import PredictSettings, predict
+from pipeline.scans import find_scans
 from pipeline.segmentation.display import planes
 from preprocessing.cache_settings import CacheSettings
 from preprocessing.case import Case, Rejection
@@ -21,8 +22,9 @@ from preprocessing.errors import ConfigError
 from preprocessing.geometry.volume import VoxelGrid
 from preprocessing.intensity import IntensitySettings
 from preprocessing.layouts import DataSettings
+from preprocessing.readers.volumes import read_volume
 from tests.pipeline.segmentation.test_inference import predictor
-from tests.preprocessing.readers.dicom_files import series
+from tests.preprocessing.readers.dicom_files import STORED, series
 
 BRIGHT = {"kind": "window", "low": 0, "high": 1000}
 SETTINGS = {
@@ -206,6 +208,23 @@ def test_folders_of_series_and_files_side_by_side_are_all_found(tmp_path):
     scan(tmp_path / "scans", "a", TURNED, (8, 8, 8))
     found = find_scans(str(tmp_path / "scans"), DataSettings(), 1)
     assert [case.id for case in found] == ["a", "a_label", "p1", "p2"]
+
+
+def test_dicom_files_are_known_by_what_they_hold_where_their_names_tell_nothing(tmp_path):
+    for folder, name in (("p1", "IM{:04}"), ("p2/CT", "1.2.840.113619.{}"), ("p3", "IM{:04}")):
+        series(made := tmp_path / "scans" / folder)
+        for number, file in enumerate(sorted(made.iterdir())):
+            file.rename(file.with_name(name.format(number)))
+    (tmp_path / "scans" / "DICOMDIR").write_bytes(bytes(128) + b"DICM")  # the index of an export is no series
+    (tmp_path / "scans" / "README").write_text("an export")
+    for file in (tmp_path / "scans" / "p3").iterdir():
+        file.write_bytes(file.read_bytes()[132:])
+    (tmp_path / "scans" / "p3" / "notes.txt").write_bytes(bytes(128) + b"DICM")
+    found = find_scans(str(tmp_path / "scans"), DataSettings(), 1)
+    assert [case.id for case in found] == ["p1", "p2/CT"]
+    assert read_volume(found[1].images["image"]).values.shape == STORED.shape
+    (whole,) = find_scans(str(tmp_path / "scans" / "p1"), DataSettings(), 1)
+    assert whole.id == "p1"
 
 
 def test_a_mask_has_no_say_in_a_prediction(tmp_path):
