@@ -95,6 +95,23 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(run: Run) -> 
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
+@pytest.mark.parametrize(("altered", "same"), [(slice(26, None), True), (slice(20, 26), False), (slice(0, 1), False)])
+def test_test_cases_leave_no_trace_in_weights_history_or_threshold(run: Run, altered: slice, same: bool) -> None:
+    """Cases 26 to 29 are the test's, 20 to 25 the validation's; with those altered the record is another one."""
+
+    def made(name: str) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]], tuple[float, ...]]:
+        weights = run.train(name)
+        records = [{k: r[k] for k in ("loss", "val_dsc")} for r in read_history(UPath(run.folder / name))]
+        return weights, records, load_segmenter(run.folder / name / "segmenter")[1].thresholds
+
+    before = made("before")
+    run.cache.whole.patches[altered] = run.cache.whole.patches[altered][:, ::-1] / 2
+    run.cache.whole.label[altered] = 1 - run.cache.whole.label[altered]
+    after = made("after")
+    unchanged = all(torch.equal(before[0][name], after[0][name]) for name in before[0]) and before[1:] == after[1:]
+    assert unchanged == same
+
+
 def test_going_on_after_a_kill_ends_like_an_undisturbed_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run.train("whole")
     session = LocalSession(run.folder / "killed-checkpoints")

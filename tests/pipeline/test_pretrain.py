@@ -175,7 +175,7 @@ def test_a_loss_that_is_not_finite_names_the_cases(tiny, tmp_path, monkeypatch):
 
 
 def test_the_test_images_leave_no_trace(tiny, tmp_path, ray_session):
-    """Another test image, and the encoder is the same bit for bit; with include_test it is not."""
+    """Another test image and label, and encoder, curves and probe are the same bit for bit; with include_test not."""
     from PIL import Image
 
     from preprocessing.splits import Splits
@@ -185,10 +185,15 @@ def test_the_test_images_leave_no_trace(tiny, tmp_path, ray_session):
     file = next((tmp_path / "scans").rglob(f"{case}.png"))
     image = np.asarray(Image.open(file))
     Image.fromarray(np.ascontiguousarray(image[::-1] // 2)).save(file)
+    mask = np.zeros(image.shape[:2], np.uint8)
+    mask[:8, :8] = 255
+    Image.fromarray(mask).save(file.with_name(f"{case}_mask.png"))
     other = make_tiny(tmp_path)
     assert Splits.read(other.splits).cases("test") == Splits.read(tiny.splits).cases("test")
     same = [pretrained(t.task(tmp_path / n, pretrain__epochs=2), tmp_path / n) for t, n in ((tiny, "a"), (other, "b"))]
     assert equal(*same)
+    assert timeless(tmp_path / "a") == timeless(tmp_path / "b")
+    assert "probe_dsc" in timeless(tmp_path / "a")[-1]  # what the search judges by
     fields = {"pretrain__epochs": 2, "pretrain__include_test": True}
     seen = [pretrained(t.task(tmp_path / n, **fields), tmp_path / n) for t, n in ((tiny, "c"), (other, "d"))]
     assert not equal(*seen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from unittest.mock import ANY
 
 import nibabel as nib
@@ -225,6 +226,22 @@ def test_dicom_files_are_known_by_what_they_hold_where_their_names_tell_nothing(
     assert read_volume(found[1].images["image"]).values.shape == STORED.shape
     (whole,) = find_scans(str(tmp_path / "scans" / "p1"), DataSettings(), 1)
     assert whole.id == "p1"
+
+
+def test_nothing_of_the_patient_is_in_what_is_written_of_a_dicom_series(tmp_path):
+    series(tmp_path / "scans" / "p1", PatientID="MRN0017", InstitutionName="St Elsewhere")
+    (tmp_path / "scans" / "p2").mkdir()
+    (tmp_path / "scans" / "p2" / "a.dcm").write_bytes(b"Doe^Jane MRN0017 St Elsewhere")  # damaged
+    model = predictor(tmp_path / "model", cache=SETTINGS[2])
+    cases = find_scans(str(tmp_path / "scans"), DataSettings(), 1)
+    _, rejected = predict(model, cases, PredictSettings(probabilities=True), UPath(tmp_path / "out"))
+    assert [rejection.case for rejection in rejected] == ["p2"]
+    written = [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
+    assert {"p1.nii.gz", "p1.png", "predictions.csv", "rejected.csv"} <= {file.name for file in written}
+    for file in written:
+        content = file.read_bytes()
+        content = gzip.decompress(content) if file.suffix == ".gz" else content
+        assert not [word for word in (b"Doe", b"Jane", b"MRN0017", b"Elsewhere") if word in content], file
 
 
 def test_a_mask_has_no_say_in_a_prediction(tmp_path):
