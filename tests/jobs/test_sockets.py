@@ -13,29 +13,24 @@ from pathlib import Path
 import psutil
 import pytest
 
-FIELDS = {
-    "data.phantoms": 12,
-    "cache.size": [48, 48],
-    "model.width": 24,
-    "model.depth": 1,
-    "decoder.width": 12,
-    "selection.clusters": 8,
-    "pretrain.epochs": 1,
-    "pretrain.batch": 4,
-    "resources.workers": 2,
-}
+from tests.tiny import FIELDS
 
 
 @pytest.mark.slow
 def test_no_connection_leaves_this_machine(tmp_path):
-    """Every socket of a preprocessing and a pretraining on two workers is watched, Ray's own included."""
-    fields = FIELDS | {"data.root": str(tmp_path / "scans"), "run.dir": str(tmp_path / "run")}
+    """Every socket of a whole run, search included, on two workers is watched, Ray's own too."""
+    fields = FIELDS | {
+        "data.phantoms": 24,
+        "resources.workers": 2,
+        "data.root": str(tmp_path / "scans"),
+        "run.dir": str(tmp_path / "run"),
+    }
     config = tmp_path / "watched.yaml"
     config.write_text("data: {layout: busi}\n")
     words = [f"{name}={json.dumps(value)}" for name, value in fields.items()]
     here = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {"HOME": str(tmp_path)}
     driver = subprocess.Popen(
-        [sys.executable, "-m", "jobs.pretrain", str(config), *words],
+        [sys.executable, "-m", "jobs.run", str(config), *words],
         env=here,
         cwd=Path(__file__).parents[2],
         stdout=subprocess.DEVNULL,
