@@ -64,9 +64,14 @@ def test_what_is_installed_is_pinned(cluster):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("profile", ["small", "full"])
-def test_some_machine_offers_what_a_worker_asks_for(cluster, path, profile):
-    words = [f"profile={profile}", "data.root=s3://bucket/scans"]
-    asked = load(path, words, Config).resources
+def test_some_machine_offers_what_a_worker_and_a_trial_ask_for(cluster, path, profile):
+    config = load(path, [f"profile={profile}", "data.root=s3://bucket/scans"], Config)
+    worker, trial = config.resources, config.search
     offers = [spec["resources"] for spec in cluster["available_node_types"].values()]
-    gpu = 0 if asked.gpu == "no" else 1
-    assert any(offer.get("GPU", 0) >= gpu and offer.get("CPU", 0) >= max(1, asked.cpus_per_worker) for offer in offers)
+
+    def offered(cpus, gpus):
+        return any(offer.get("CPU", 0) >= cpus and offer.get("GPU", 0) >= gpus for offer in offers)
+
+    gpu = worker.gpu != "no"
+    assert offered(max(1, worker.cpus_per_worker), gpu)
+    assert offered(trial.cpus_per_trial, trial.gpus_per_trial * gpu)

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from itertools import permutations
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -94,6 +95,32 @@ def test_a_trial_that_failed_is_left_out_and_told(tiny, tmp_path, ray_session, c
     assert 0 < failed < 5
     assert f"search: {failed} trial(s) came to no result and are left out: search_" in told
     assert "out of luck" in told
+
+
+def stops_once(task, session):
+    """A training whose machine goes after half of its epochs, unless it begins from a checkpoint."""
+    folder = Path(task.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "begun").open("a") as file:
+        file.write("." if session.latest() is None else "c")
+    if session.latest() is None:
+        session.report({"epoch": 1, "probe_dsc": 0.1}, lambda checkpoint: (checkpoint / "half").touch())
+        if task.config.mask.ratio.start > 0.6:
+            raise RunError("the machine is gone")
+    session.report({"epoch": 2, "probe_dsc": task.config.mask.ratio.start}, lambda checkpoint: None)
+
+
+def test_a_search_that_broke_off_goes_on_with_its_checkpoints_and_trains_nothing_twice(tiny, tmp_path, ray_session):
+    fields = {"search__trials": 4, "search__repeats": 0, "mask__ratio__start": 0.5, "resources__max_failures": 0}
+    task = task_for(tiny, tmp_path, **fields)
+    study = replace(schedule_study(task.config.search), loop=stops_once)
+    space = Space({"mask.ratio.start": tune.choice([0.55, 0.7])}, {})
+    before = search(task, study, space)
+    assert 0 < len(before.table) < 4
+    after = search(task, study, space)
+    assert (len(after.table), after.dsc) == (4, 0.7)
+    for trial, start in after.table[["trial", "mask.ratio.start"]].itertuples(index=False):
+        assert (tmp_path / "trials" / trial / "begun").read_text() == (".c" if start > 0.6 else ".")
 
 
 def test_a_trial_for_which_there_is_no_room_is_refused(tiny, tmp_path, ray_session):
