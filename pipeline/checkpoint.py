@@ -1,7 +1,7 @@
 """Weights on disk: safetensors beside a JSON that says what they are. Nothing is ever unpickled.
 
-A checkpoint carries the configuration that made it, so that fine-tuning, evaluation and prediction need no other
-source for the architecture, the patch and the intensities.
+A checkpoint carries what it was made with: a segmenter all that evaluation and prediction need, an encoder its
+architecture and patch for fine-tuning.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ def read_meta(folder: UPath | str, kind: str | None = None) -> dict[str, Any]:
     try:
         with reaching(str(folder)):
             meta = json.loads((folder / _META).read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise _no_checkpoint(folder) from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise _unreadable(folder, error) from None
     if meta.get("schema") != SCHEMA:
         raise RunError(
@@ -143,8 +143,9 @@ class TransferReport:
 def transfer(model: nn.Module, tensors: dict[str, Tensor], min_share: float) -> TransferReport:
     """Copy equally named tensors into the model, and say what happened to each.
 
-    A patch embedding for another number of channels (its inputs a multiple of the other's) is resized: repeated or
-    averaged over channels, so that the sum of its responses stays. Every other shape that differs is skipped.
+    A patch embedding for another number of channels (its inputs a multiple of the other's) is resized: repeated with a
+    share of its weight each, or summed over channels, so that its response to equal channels stays. Every other shape
+    that differs is skipped.
 
     Args:
         model: changed in place.
@@ -186,7 +187,7 @@ def _channels_differ(source: Tensor, target: Tensor) -> bool:
 
 
 def _resize_channels(weight: Tensor, inputs: int) -> Tensor:
-    """[F, D] to [F, inputs]; the inputs are channel-major, so whole channels are repeated or averaged."""
+    """[F, D] to [F, inputs]; the inputs are channel-major: whole channels are repeated, a share each, or summed."""
     if inputs > weight.shape[1]:
         repeats = inputs // weight.shape[1]
         return weight.repeat(1, repeats) / repeats

@@ -26,6 +26,7 @@ from pipeline.probe import Probe
 from pipeline.refresh import refresh_scores, refreshed_scores
 from pipeline.report.reconstructions import draw_reconstructions
 from pipeline.schedule import round_to_level
+from pipeline.seen import images_of
 from pipeline.segmentation.canvas import Canvas
 from pipeline.training.clock import EpochClock, Spent
 from pipeline.training.history import History
@@ -355,7 +356,7 @@ class Pretraining:
 
     def _export(self) -> None:
         """The encoder alone, which is what all this was for."""
-        meta = encoder_meta(self.config, self.shape)
+        meta = encoder_meta(self.config, self.shape) | {"seen": images_of(self.cache, self.cases)}
         save_weights(UPath(self.task.folder) / "encoder", self.learner.smoothed.encoder.state_dict(), meta)
 
 
@@ -365,6 +366,4 @@ def encoder_meta(config: Config, shape: Shape) -> dict[str, Any]:
         "kind": "encoder",
         "model": config.model.model_dump(mode="json"),
         "shape": {"channels": shape.channels, "size": shape.size, "patch": shape.patch},
-        "cache": config.cache.model_dump(mode="json", exclude={"dir"}),
-        "include_test": config.pretrain.include_test,
     }

@@ -152,6 +152,13 @@ class PatchCache:
         """int64, ascending: the samples of the given cases."""
         return np.flatnonzero(self.samples["case"].isin(set(cases)).to_numpy())
 
+    def image_digests(self, cases: Iterable[str]) -> dict[str, list[str]]:
+        """Digests of the image files of the given cases, by case."""
+        inputs = read_table(UPath(self.root) / INPUTS_FILE).to_pydict()
+        digests = dict(zip(inputs["file"], inputs["digest"], strict=True))
+        images = self.cases.set_index("case")["images"]
+        return {case: [digests[file] for file in json.loads(images[case]).values()] for case in cases}
+
     def read(self, samples: np.ndarray) -> PatchBatch:
         """The given samples, in their order; each block is read once."""
         samples = np.asarray(samples, np.int64)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from preprocessing.cache import CASES_FILE, FINGERPRINT_KEY, MANIFEST, SAMPLES_FILE, PatchCache, samples_of
+from preprocessing.cache import CASES_FILE, FINGERPRINT_KEY, INPUTS_FILE, MANIFEST, SAMPLES_FILE, PatchCache, samples_of
 from preprocessing.geometry.patchify import patchify
-from preprocessing.schema import CASES, SCHEMA_VERSION, patch_schema
+from preprocessing.schema import CASES, INPUTS, SCHEMA_VERSION, patch_schema
 
 
 def write_cache(
@@ -54,10 +55,15 @@ def write_cache(
         for start in range(0, len(table), rows):
             writer.write_table(pa.Table.from_pylist(table[start : start + rows], schema))
         writer.add_key_value_metadata({FINGERPRINT_KEY: fingerprint.encode()})
-    images_json = json.dumps({f"m{channel}": "" for channel in range(images.shape[1])})
-    known = {"labelled": True, "images": images_json}
-    cases = [dict.fromkeys(CASES.names) | {"case": n, "group": n} | known for n in names]
-    pq.write_table(pa.Table.from_pylist(cases, CASES), root / CASES_FILE)
+    files = {n: {f"m{channel}": f"{n}/m{channel}" for channel in range(images.shape[1])} for n in names}
+    known = [{"case": n, "group": n, "labelled": True, "images": json.dumps(files[n])} for n in names]
+    pq.write_table(pa.Table.from_pylist([dict.fromkeys(CASES.names) | row for row in known], CASES), root / CASES_FILE)
+    inputs = [
+        {"case": n, "file": file, "digest": sha256(image[channel].tobytes()).hexdigest()}
+        for n, image in zip(names, images, strict=True)
+        for channel, file in enumerate(files[n].values())
+    ]
+    pq.write_table(pa.Table.from_pylist(inputs, INPUTS), root / INPUTS_FILE)
     pq.write_table(samples_of(str(root), ["patches-00000.parquet"]), root / SAMPLES_FILE)
     manifest = {
         "schema_version": SCHEMA_VERSION,
