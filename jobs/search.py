@@ -1,4 +1,4 @@
-"""Search for the mask schedule with short pretrainings, each judged by a probe on validation cases.
+"""Search for the mask schedule with short pretrainings, each judged by a probe on labelled cases.
 
 python -m jobs.search CONFIG.yaml [key=value ...] [--dry-run]
 """

@@ -47,14 +47,19 @@ class MaskSettings(Settings):
     def selects(self) -> bool:
         """Whether lesion scores are used at all."""
         strength = self.strength
-        values = [v for _, v in strength.points] if strength.family == "piecewise" else [strength.start, strength.end]
-        return any(v > 0 for v in values) and self.random_share < 1
+        values = {"piecewise": [v for _, v in strength.points], "constant": [strength.start]}
+        moving = [strength.start, strength.end]
+        return any(v > 0 for v in values.get(strength.family, moving)) and self.random_share < 1
 
 
 class Config(Settings):
     """Everything that a run depends on."""
 
-    profile: str = Field("small", description="Which of the file's profiles applies: small (2 cores) or full (GPUs).")
+    profile: str = Field(
+        "small",
+        description="Which of the file's profiles applies, such as small (2 cores), small_3d (crops of volumes) or "
+        "full (GPUs).",
+    )
     checkpoint: str = Field("", description="Checkpoint folder for evaluate and predict; empty: this run's own.")
     run: RunSettings = Field(RunSettings(), description="Where the run lives and its seed.")
     data: DataSettings = Field(DataSettings(), description="The scans, and how they are split.")
@@ -101,12 +106,23 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _batches_reach_all_workers(self) -> Config:
+        most = self.resources.most_workers
+        field = "workers" if most == self.resources.workers else "max_workers"
         for name, batch in (("pretrain.batch", self.pretrain.batch), ("finetune.batch", self.finetune.batch)):
-            if batch < 2 * self.resources.workers:
+            if batch < 2 * most:
                 raise ValueError(
-                    f"{name} = {batch} is too small for resources.workers = {self.resources.workers}: "
-                    f"each worker needs two samples of a step, so at least {2 * self.resources.workers}"
+                    f"{name} = {batch} is too small for resources.{field} = {most}: each worker needs two samples of "
+                    f"a step, so at least {2 * most}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _feedback_has_what_it_follows(self) -> Config:
+        if self.mask.feedback.signal == "noise_scale" and not self.pretrain.noise_every:
+            raise ValueError(
+                "mask.feedback.signal = noise_scale: pretrain.noise_every = 0 never measures it, so that the ratio "
+                "would not move"
+            )
         return self
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, field_validator
 
 from pipeline.training.augment import AugmentSettings
-from preprocessing.settings import Settings
+from preprocessing.settings import NO_INFLUENCE, Settings
 
 
 class FinetuneSettings(Settings):
@@ -23,7 +23,10 @@ class FinetuneSettings(Settings):
     epochs: int = Field(100, ge=1, description="Passes over the labelled training samples.")
     batch: int = Field(16, ge=2, description="Samples of a step over all workers together.")
     accumulate: int = Field(
-        1, ge=1, description="Parts in which a worker computes its share of a step, to save memory."
+        1,
+        ge=1,
+        description="Parts in which a worker computes its share of a step, to save memory.",
+        json_schema_extra=NO_INFLUENCE,
     )
     lr: float = Field(1e-3, gt=0, description="Peak learning rate of the convolutional part.")
     layer_decay: float = Field(

@@ -10,7 +10,6 @@ from upath import UPath
 from pipeline.evaluate import evaluate
 from pipeline.segmentation.cleaning import choose_least_sizes
 from pipeline.segmentation.inference import InferenceSettings, Predictor
-from pipeline.training.group import device_for_inference
 from pipeline.training.progress import StageProgress
 from preprocessing.case import Case
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 def predictor_for(checkpoint: str, settings: InferenceSettings, config: Config) -> Predictor:
     """The segmenter of a checkpoint on this process's device."""
-    return Predictor(checkpoint, settings, device_for_inference(), config.resources.precision)
+    return Predictor(checkpoint, settings, config.resources.device, config.resources.precision)
 
 
 def choose_sizes(config: Config, segmenter: str, cases: Sequence[Case]) -> None:

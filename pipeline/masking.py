@@ -73,7 +73,7 @@ def choose_mask(real: Tensor, scores: Tensor | None, noise: Tensor, ratio: float
 
     Args:
         real: bool [B, N], patches that are not padding.
-        scores: float [B, N], lesion scores standardised per sample; None for random masking.
+        scores: float [B, N], lesion scores standardised per case; None for random masking.
         noise: float [B, N] in [0, 1).
         ratio: share of the real patches to mask, in (0, 1).
         strength: weight of the scores.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.methods import METHODS
 from pipeline.training.augment import AugmentSettings
-from preprocessing.settings import Settings
+from preprocessing.settings import NO_INFLUENCE, Settings
 
 SCRATCH = "scratch"
 
@@ -21,7 +21,10 @@ class PretrainSettings(Settings):
     epochs: int = Field(100, ge=1, description="Passes over the pretraining samples.")
     batch: int = Field(64, ge=2, description="Samples of a step over all workers together.")
     accumulate: int = Field(
-        1, ge=1, description="Parts in which a worker computes its share of a step, to save memory."
+        1,
+        ge=1,
+        description="Parts in which a worker computes its share of a step, to save memory.",
+        json_schema_extra=NO_INFLUENCE,
     )
     lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
     final_lr: float = Field(0.0, ge=0, description="Learning rate at the end of the cosine.")
@@ -36,12 +39,23 @@ class PretrainSettings(Settings):
     include_test: bool = Field(
         False, description="Also pretrain on the test images (never on their labels); marked in the report."
     )
-    checkpoint_every: int = Field(5, ge=1, description="Epochs between checkpoints.")
-    keep_checkpoints: int = Field(2, ge=1, description="Checkpoints kept.")
+    checkpoint_every: int = Field(5, ge=1, description="Epochs between checkpoints.", json_schema_extra=NO_INFLUENCE)
+    keep_checkpoints: int = Field(2, ge=1, description="Checkpoints kept.", json_schema_extra=NO_INFLUENCE)
     probe_every: int = Field(10, ge=0, description="Epochs between probes of the frozen encoder; 0: never.")
-    patience: int = Field(0, ge=0, description="Stop after this many probes without a better validation DSC; 0: never.")
+    patience: int = Field(0, ge=0, description="Stop after this many probes without a better DSC; 0: never.")
     noise_every: int = Field(10, ge=0, description="Steps between measurements of the gradient-noise scale; 0: never.")
-    pictures: int = Field(4, ge=0, description="Samples drawn at each probe: image, scores, mask, reconstruction.")
+    pictures: int = Field(
+        4,
+        ge=0,
+        description="Samples drawn at each probe: image, scores, mask, reconstruction.",
+        json_schema_extra=NO_INFLUENCE,
+    )
+
+    @model_validator(mode="after")
+    def _probes_to_stop_by(self) -> PretrainSettings:
+        if self.patience and not self.probe_every:
+            raise ValueError(f"patience = {self.patience} counts probes, and probe_every = 0 makes none")
+        return self
 
     @field_validator("method")
     @classmethod

@@ -56,7 +56,7 @@ class Probe:
 
     @torch.no_grad()
     def dsc(self, encoder: Encoder) -> float:
-        """Mean DSC over the held-out lesion cases, on the canvas, in [0, 1]."""
+        """Mean DSC over the held-out samples with lesion, on the canvas, in [0, 1]."""
         was_training = encoder.training
         encoder.eval()
         features = self._features(encoder)
@@ -67,7 +67,7 @@ class Probe:
             held = (self._fold == fold).to(features.device)
             weights = self._fit(features[~held], lesion[~held], self._real[~held])
             threshold = self._best_threshold(features[~held] @ weights, lesion[~held])
-            found.append(case_dsc(features[held] @ weights > threshold, lesion[held]))
+            found.append(sample_dsc(features[held] @ weights > threshold, lesion[held]))
         return float(torch.cat(found).nanmean())
 
     @property
@@ -95,12 +95,12 @@ class Probe:
 
     @staticmethod
     def _best_threshold(predicted: Tensor, lesion: Tensor) -> float:
-        scores = [float(case_dsc(predicted > t, lesion).nanmean()) for t in THRESHOLDS]
+        scores = [float(sample_dsc(predicted > t, lesion).nanmean()) for t in THRESHOLDS]
         return float(THRESHOLDS[int(np.argmax(scores))])
 
 
-def case_dsc(predicted: Tensor, lesion: Tensor) -> Tensor:
-    """DSC of each case [n] from [n, N, P] masks; NaN for cases without lesion, which have none."""
+def sample_dsc(predicted: Tensor, lesion: Tensor) -> Tensor:
+    """DSC of each sample [n] from [n, N, P] masks; NaN for samples without lesion, which have none."""
     overlap = (predicted * lesion).sum((1, 2))
     size = lesion.sum((1, 2))
     dsc = 2 * overlap / (predicted.sum((1, 2)) + size).clamp(min=1)

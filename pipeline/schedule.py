@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from preprocessing.settings import Settings
 
+LOWEST, HIGHEST = 0.05, 0.95  # of a masking ratio
 Family = Literal["constant", "linear", "cosine", "step", "exponential", "sigmoid", "piecewise"]
 
 
@@ -47,8 +48,10 @@ class ScheduleSettings(Settings):
 class RatioSettings(ScheduleSettings):
     """The masking ratio's schedule: share of the real patches hidden from the encoder."""
 
-    start: float = Field(0.75, ge=0.05, le=0.95, description="Masking ratio at the beginning and through the warm-up.")
-    end: float = Field(0.75, ge=0.05, le=0.95, description="Masking ratio at the end and through the hold.")
+    start: float = Field(
+        0.75, ge=LOWEST, le=HIGHEST, description="Masking ratio at the beginning and through the warm-up."
+    )
+    end: float = Field(0.75, ge=LOWEST, le=HIGHEST, description="Masking ratio at the end and through the hold.")
     level: float = Field(
         0.05,
         gt=0,
@@ -58,9 +61,9 @@ class RatioSettings(ScheduleSettings):
 
     @model_validator(mode="after")
     def _points_are_ratios(self) -> RatioSettings:
-        wrong = [value for _, value in self.points if not 0.05 <= value <= 0.95]
+        wrong = [value for _, value in self.points if not LOWEST <= value <= HIGHEST]
         if wrong:
-            raise ValueError(f"masking ratios must lie within 0.05..0.95, not {wrong}")
+            raise ValueError(f"masking ratios must lie within {LOWEST}..{HIGHEST}, not {wrong}")
         return self
 
 
@@ -76,9 +79,10 @@ def value_at(schedule: ScheduleSettings, progress: float) -> float:
     return schedule.start + (schedule.end - schedule.start) * _way(schedule, t)
 
 
-def round_to_level(value: float, level: float, low: float = 0.05, high: float = 0.95) -> float:
-    """The nearest multiple of `level` within [low, high]: the few values that a ratio may take."""
-    return round(min(max(round(value / level) * level, low), high), 6)
+def round_to_level(value: float, level: float) -> float:
+    """The nearest multiple of `level` that is a ratio: the few values that one may take."""
+    lowest, highest = math.ceil(LOWEST / level - 1e-9), math.floor(HIGHEST / level + 1e-9)
+    return round(min(max(round(value / level), lowest), highest) * level, 6)
 
 
 def _way(schedule: ScheduleSettings, t: float) -> float:

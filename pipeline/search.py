@@ -261,6 +261,7 @@ def _as_piecewise(trial: _Trial) -> dict[str, Any]:
     ratio = tuple((p, r) for p, r, _ in trial.trail)
     strength = tuple((p, s) for p, _, s in trial.trail)
     return {
+        "mask.feedback.signal": "none",  # it is the schedule that was found which is to be replayed
         "mask.ratio.family": "piecewise",
         "mask.ratio.points": ratio,
         "mask.strength.family": "piecewise",

@@ -8,6 +8,10 @@ from pydantic import Field, model_validator
 
 from preprocessing.settings import Settings
 
+# what the result of each search depends on; the length of a fine-tuning trial is the fine-tuning's own
+FINETUNE_SEARCH = ("scheduler", "trials", "finalists", "repeats")
+SCHEDULE_SEARCH = (*FINETUNE_SEARCH, "epochs", "probe_every", "grace")
+
 
 class SearchSettings(Settings):
     """Short pretrainings, each judged by the probe on its frozen encoder; test cases are never read."""
@@ -33,7 +37,8 @@ class SearchSettings(Settings):
     @property
     def runs(self) -> int:
         """Trials in all, the repeats of the finalists included."""
-        return self.trials + (self.finalists * self.repeats if self.finalists > 1 else 0)
+        finalists = min(self.finalists, self.trials)
+        return self.trials + (finalists * self.repeats if finalists > 1 else 0)
 
     @model_validator(mode="after")
     def _reports_end_at_the_end(self) -> SearchSettings:

@@ -33,6 +33,8 @@ from pipeline.runfolder import RunFolder
 from pipeline.scans import find_scans
 from pipeline.search import Space, Study, finetune_study, schedule_study
 from pipeline.search import search as search_space
+from pipeline.search_settings import FINETUNE_SEARCH, SCHEDULE_SEARCH
+from pipeline.seen import check_unseen
 from pipeline.tracking import Tracker
 from pipeline.training.group import train_group
 from pipeline.training.history import throughput
@@ -120,13 +122,13 @@ class Pipeline:
         found["phantoms"] = has_phantoms(self.config.data.root)
         labels = {part: len(splits.labelled(part)) for part in ("train", "val", "test")}
         self.folder.merge_metrics({"data": {**found, "splits": splits.counts(), "labels_used": labels}})
-        inputs = {**self._data_inputs(), "selection": self.config.selection.model_dump(mode="json")}
+        inputs = self._data_inputs() | _sections(self.config, "selection")
         with self.folder.stage("selection", inputs) as stage:
             if not stage.done:
                 table = self._scores(self.config)
                 cases = splits.pretraining(self.config.pretrain.include_test)
                 features = open_features(cache, cases, self.config.selection, self._scores_dir)
-                part = report_selection(cache, splits, table, features, stage.folder, self.config.run.seed)
+                part = report_selection(cache, splits, table, features, cases, stage.folder, self.config.run.seed)
                 self.folder.merge_metrics({"selection": part})
 
     def selection_table(self) -> pd.DataFrame:
@@ -154,6 +156,7 @@ class Pipeline:
         if not self.config.search.finetune:
             return
         self._needs_labels()
+        self._needs_encoder()
         with self.folder.stage("search_finetune", self._finetune_search_inputs()) as stage:
             if stage.done:
                 return
@@ -196,6 +199,7 @@ class Pipeline:
     def finetune(self) -> None:
         """Segmenter from the pretrained encoder and the labelled cases."""
         self._needs_labels()
+        self._needs_encoder()
         config = self.searched
         with self.folder.stage("finetune", self._finetune_inputs()) as stage:
             if stage.done:
@@ -226,12 +230,11 @@ class Pipeline:
             **_sections(config, "evaluate"),
         }
         with self.folder.stage("evaluate", inputs) as stage:
-            if stage.done:
-                return
-            summary = on_device(config.resources, judge, config, checkpoint, cases, str(stage.folder))
-            self.folder.merge_metrics({"segmentation": {"test": summary}})
-            self.tracker.result(summary)
+            if not stage.done:
+                summary = on_device(config.resources, judge, config, checkpoint, cases, str(stage.folder))
+                self.folder.merge_metrics({"segmentation": {"test": summary}})
         test = self.folder.read_metrics()["segmentation"]["test"]
+        self.tracker.result(test)
         print(
             "test: " + ", ".join(f"{k} {test[k]:.3f}" for k in ("dsc", "ppv", "sen", "hd95") if test.get(k) is not None)
         )
@@ -277,8 +280,10 @@ class Pipeline:
         return FinetuneTask(config, self.cache_dir, self.splits_file, encoder, str(folder))
 
     def _search_inputs(self) -> dict[str, Any]:
-        names = ("selection", "mask", "model", "decoder", "pretrain", "search")
-        return self._data_inputs() | _sections(self.config, *names) | _method_options(self.config)
+        config = with_fields(self.config, schedule_study(self.config.search).fields)
+        sections = _sections(config, "selection", "mask", "model", "decoder", "loader", "pretrain")
+        searched = {"search": config.search.model_dump(mode="json", include=set(SCHEDULE_SEARCH))}
+        return self._data_inputs() | sections | searched | _method_options(config)
 
     def _pretrain_inputs(self) -> dict[str, Any]:
         """What the encoder depends on: `selection` and `mask` where they steer the method; from scratch the model."""
@@ -290,14 +295,16 @@ class Pipeline:
         return self._data_inputs() | _sections(config, *names) | _method_options(config)
 
     def _finetune_search_inputs(self) -> dict[str, Any]:
-        return self._finetune_sections(self.config) | _sections(self.config, "search")
+        config = with_fields(self.config, finetune_study(self.config.finetune).fields)
+        searched = config.search.model_dump(mode="json", include=set(FINETUNE_SEARCH))
+        return self._finetune_sections(config) | {"search": searched}
 
     def _finetune_inputs(self) -> dict[str, Any]:
         return self._finetune_sections(self.searched)
 
     def _finetune_sections(self, config: Config) -> dict[str, Any]:
         """Where fine-tuning starts from, and its settings; another run's encoder is known by its weights."""
-        inputs, finetune = self._pretrain_inputs(), config.finetune.model_dump(mode="json")
+        inputs, finetune = self._pretrain_inputs(), config.finetune.content()
         if encoder := _absolute(finetune.pop("encoder")):
             inputs = self._data_inputs() | _sections(config, "loader") | {"encoder": checkpoint_digest(encoder)}
         return inputs | {"finetune": finetune, "segmenter": config.segmenter.used()}
@@ -311,6 +318,16 @@ class Pipeline:
             "checkpoints": SCHEMA,  # those of another version cannot be read
         }
 
+    def _needs_encoder(self) -> None:
+        """That the encoder that the fine-tuning starts from is what its inputs say, and saw no test case."""
+        if (encoder := self.config.finetune.encoder) and not self.config.pretrain.include_test:
+            check_unseen(encoder, self.cache, self.splits.cases("test"))
+        if self.scheduled.pretrains and not self.folder.is_done("pretrain", self._pretrain_inputs()):
+            raise RunError(
+                f"there is no pretraining in {self.folder.root} with these scans and settings; python -m jobs.pretrain "
+                "with the same configuration makes it, python -m jobs.run all that is lacking"
+            )
+
     def _needs_labels(self) -> None:
         if not self.splits.trainable:
             counts = ", ".join(f"{part} {len(self.splits.labelled(part))}" for part in ("train", "val", "test"))
@@ -321,13 +338,13 @@ class Pipeline:
 
 
 def _sections(config: Config, *names: str) -> dict[str, Any]:
-    return {name: getattr(config, name).model_dump(mode="json") for name in names}
+    return {name: getattr(config, name).content() for name in names}
 
 
 def _method_options(config: Config) -> dict[str, Any]:
     """The options of the method that is used; those of the others change nothing."""
     options = getattr(config.methods, config.pretrain.method, None)
-    return {} if options is None else {"method": options.model_dump(mode="json")}
+    return {} if options is None else {"method": options.content()}
 
 
 def space_of(name: str, without: Sequence[str] = ()) -> Space:

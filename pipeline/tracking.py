@@ -71,7 +71,7 @@ class Tracker:
         say: Callable[[str], None] = print,
     ) -> None:
         self._settings, self._root, self._config, self._say = settings, root, config, say
-        self._sent: dict[str, int] = {}  # records of each stage that the server has
+        self._sent: dict[str, int] = {}  # the newest epoch of each stage that the server has
         self._run = ""
         self._client: MlflowClient | None = None
         self._next_try, self._complained = 0.0, False
@@ -82,19 +82,24 @@ class Tracker:
         """What to give a stage's history to, as often as one likes: each record is sent once, its epoch as step."""
 
         def send(history: Sequence[Mapping[str, Any]]) -> None:
-            if len(history) > self._sent.get(stage, 0):
+            if history and history[-1]["epoch"] > self._sent.get(stage, 0):
                 self._try(partial(self._send_new, stage, history))
 
         return send
 
     def result(self, numbers: Mapping[str, Any]) -> None:
-        """The test metrics, and that the run is done."""
+        """The test metrics, and that the run is done; to be told again when nothing is left to do, since the server may
+        not have answered."""
+        result = json.loads(json.dumps(dict(numbers)))
 
         def send(client: MlflowClient) -> None:
             self._send(client, _metrics("test", numbers))
             client.set_terminated(self._run)
+            self._remember(result)
 
-        self._try(send)
+        if self._remembered().get("result") != result:
+            self._next_try = 0.0  # there is no later try in this process
+            self._try(send)
 
     def _try(self, action: Callable[[MlflowClient], None]) -> None:
         """Act on the server if there is one and it answers."""
@@ -118,27 +123,36 @@ class Tracker:
         from mlflow.entities import Param
 
         client = MlflowClient(tracking_uri=self._settings.uri)
-        known = json.loads(read_text(self._root / _RUN_FILE)) if (self._root / _RUN_FILE).exists() else {}
-        if known.get("uri") == self._settings.uri:
+        if known := self._remembered():
             self._run = known["run"]
             client.update_run(self._run, status="RUNNING")
             return client
         found = client.get_experiment_by_name(self._settings.experiment)
         experiment = found.experiment_id if found else client.create_experiment(self._settings.experiment)
         self._run = client.create_run(experiment, run_name=self._root.name).info.run_id
-        write_text(self._root / _RUN_FILE, json.dumps({"uri": self._settings.uri, "run": self._run}))
+        self._remember()
         params = [Param(name, str(value)[:_VALUE]) for name, value in _flat(self._config)]
         for start in range(0, len(params), _PARAMS_AT_ONCE):
             client.log_batch(self._run, params=params[start : start + _PARAMS_AT_ONCE])
         return client
 
+    def _remembered(self) -> dict[str, Any]:
+        """What the run's folder knows of its MLflow run on this server; {} where there is none."""
+        file = self._root / _RUN_FILE
+        known = json.loads(read_text(file)) if file.exists() else {}
+        return known if known.get("uri") == self._settings.uri else {}
+
+    def _remember(self, result: Mapping[str, Any] | None = None) -> None:
+        known = {"uri": self._settings.uri, "run": self._run} | ({"result": result} if result else {})
+        write_text(self._root / _RUN_FILE, json.dumps(known))
+
     def _send_new(self, stage: str, history: Sequence[Mapping[str, Any]], client: MlflowClient) -> None:
         if stage not in self._sent:  # a former driver may have sent some
             newest = client.get_run(self._run).data.metrics
             self._sent[stage] = int(newest.get(f"{stage}.epoch", 0))
-        new = history[self._sent[stage] :]
+        new = [record for record in history if record["epoch"] > self._sent[stage]]
         self._send(client, (metric for record in new for metric in _metrics(stage, record)))
-        self._sent[stage] = len(history)
+        self._sent[stage] = int(history[-1]["epoch"])
 
     def _send(self, client: MlflowClient, metrics: Iterable[Metric]) -> None:
         every = list(metrics)

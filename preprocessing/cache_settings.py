@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from preprocessing.geometry.patchify import grid_of
 from preprocessing.intensity import IntensitySettings
-from preprocessing.settings import Settings
-
-_STORAGE = {"dir", "max_rejected", "compression"}  # what has no influence on the content
+from preprocessing.settings import NO_INFLUENCE, Settings
 
 
 class CacheSettings(Settings):
     """Canvas, patches, intensities, and how they are stored."""
 
-    dir: str = Field("", description="Folder or URI of the patch cache; empty means <run.dir>/cache.")
+    dir: str = Field(
+        "", description="Folder or URI of the patch cache; empty means <run.dir>/cache.", json_schema_extra=NO_INFLUENCE
+    )
     size: tuple[int, ...] = Field((128, 128), description="Canvas in pixels, one number an axis.")
     patch: tuple[int, ...] = Field((8, 8), description="Patch in pixels, one number an axis; must divide the canvas.")
     intensity: dict[str, IntensitySettings] = Field(
@@ -54,10 +53,20 @@ class CacheSettings(Settings):
         description="A slice or crop with a smaller share of foreground counts as empty.",
     )
     empty: float = Field(0.0, ge=0, le=1, description="Most empty slices or crops, as a share of a case's others.")
-    max_rejected: float = Field(0.2, ge=0, le=1, description="Share of cases that may be rejected before a run stops.")
+    max_rejected: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Share of cases that may be rejected before a run stops.",
+        json_schema_extra=NO_INFLUENCE,
+    )
     row_group_kb: int = Field(1024, ge=1, description="Uncompressed size of a block, the unit of reading, in KiB.")
-    shard_mb: int = Field(64, ge=1, description="Uncompressed size of a Parquet file at most, in MiB.")
-    compression: int = Field(3, ge=1, le=22, description="Level of the zstd compression.")
+    shard_mb: int = Field(
+        64, ge=1, description="Uncompressed size of a Parquet file at most, in MiB; of volumes it holds four cases."
+    )
+    compression: int = Field(
+        3, ge=1, le=22, description="Level of the zstd compression.", json_schema_extra=NO_INFLUENCE
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> CacheSettings:
@@ -93,7 +102,3 @@ class CacheSettings(Settings):
     def sample_bytes(self, channels: int) -> int:
         """Uncompressed bytes of one labelled sample."""
         return math.prod(self.size) * (2 * channels + 1)
-
-    def content(self) -> dict[str, Any]:
-        """The settings that decide what the cache holds; a change of any of them rebuilds it."""
-        return json.loads(self.model_dump_json(exclude=_STORAGE))

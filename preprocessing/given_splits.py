@@ -58,14 +58,14 @@ def find_left_out(cases: pd.Series, labelled: np.ndarray, given: np.ndarray) -> 
     return _some([f"the given split leaves out the labelled case {case}" for case in cases[labelled & (given == "")]])
 
 
-def read_columns(path: str, columns: Sequence[str]) -> pd.DataFrame:
-    """All columns as text: a case may be called 007.
+def read_columns(path: str, columns: Sequence[str], strip: bool = True) -> pd.DataFrame:
+    """All columns as text, as `read_csv` reads them.
 
     Raises:
         ConfigError: no such file, or a column is missing.
     """
     try:
-        table = read_csv(UPath(path).read_bytes())
+        table = read_csv(UPath(path).read_bytes(), strip)
     except (FileNotFoundError, IsADirectoryError):
         raise ConfigError(f"data.splits: there is no file {path}") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:

@@ -25,7 +25,7 @@ import psutil
 from upath import UPath
 
 from preprocessing.errors import RunError
-from preprocessing.object_store import StoreError, create, is_local, reaching, read_text
+from preprocessing.object_store import StoreError, create, fresh, is_local, reaching, read_text
 from preprocessing.storage import make_folder, write_text
 
 HEARTBEAT_S, SILENT_S = 10.0, 60.0
@@ -121,7 +121,7 @@ class OwnedLock:
                 if not is_owner(self.file, self.token):
                     return
                 write_text(self._file, self._text())
-            except StoreError:  # the next beat may get through
+            except (StoreError, OSError):  # a full disk, a store that does not answer: the next beat may get through
                 continue
 
     def _text(self) -> str:
@@ -142,6 +142,12 @@ def is_owner(file: str, token: str) -> bool:
     """Whether the lock is still the one with this token."""
     owner = _read(UPath(file))
     return owner is not None and owner["token"] == token
+
+
+def holder(file: str) -> dict[str, Any] | None:
+    """The owner of a lock (its host and pid among others) if it is alive; None where nobody holds it any more."""
+    owner = _read(fresh(UPath(file)))
+    return owner if owner is not None and _alive(owner) else None
 
 
 def check_owner(file: str, token: str) -> None:

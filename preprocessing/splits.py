@@ -99,7 +99,7 @@ class Splits:
         Raises:
             ConfigError: the file is missing or has other columns.
         """
-        table = read_columns(path, ("case", "group", "split", "labelled_used"))
+        table = read_columns(path, ("case", "group", "split", "labelled_used"), strip=False)
         return cls(table.assign(labelled_used=table["labelled_used"].str.lower() == "true"))
 
 

@@ -1,16 +1,19 @@
-"""Tables that users write by hand, as CSV: every cell as text, as it was meant."""
+"""Tables as CSV: those that users write by hand, every cell as text, as it was meant, and those of this project, whose
+names are text whatever they look like."""
 
 from __future__ import annotations
 
 import csv
 import io
 import warnings
+from collections.abc import Collection
 
 import pandas as pd
 
 
-def read_csv(content: bytes) -> pd.DataFrame:
-    """All cells as text, without blanks around them ("p1 " is p1), "" where there is nothing: a case may be called 007.
+def read_csv(content: bytes, strip: bool = True) -> pd.DataFrame:
+    """All cells as text, "" where there is nothing: a case may be called 007. A hand may leave blanks around ("p1 " is
+    p1), which are left out unless `strip` is off.
 
     Empty cells beyond the header, of rows that end in a comma, are left out.
 
@@ -28,7 +31,18 @@ def read_csv(content: bytes) -> pd.DataFrame:
         warnings.simplefilter("ignore", pd.errors.ParserWarning)  # of the empty cells
         # without index_col pandas would take the first column for a name of the rows, and shift the others
         table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, index_col=False)
-    return stripped(table)
+    return stripped(table) if strip else table
+
+
+def read_results(content: bytes, names: Collection[str]) -> pd.DataFrame:
+    """A table that this project wrote: the columns in `names`, where there are such, are text just as it stands (a case
+    may be called 007, NA or "a "), the others what they look like.
+
+    Raises:
+        pandas.errors.EmptyDataError, pandas.errors.ParserError, UnicodeDecodeError: as `read_csv`.
+    """
+    text = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, usecols=lambda name: name in names)
+    return pd.read_csv(io.BytesIO(content)).assign(**{str(name): text[name] for name in text})
 
 
 def stripped(table: pd.DataFrame) -> pd.DataFrame:

@@ -240,6 +240,9 @@ def test_the_report_finds_in_a_run_what_it_finds_on_a_disk(bucket: str, tmp_path
     put_elsewhere(f"{uri}/splits.csv", (tmp_path / "busi" / "splits.csv").read_text() + "\n")  # of another size
     local, remote = vars(collect(str(tmp_path / "busi"))), vars(collect(uri))
     assert (len(remote["cases"]), len(remote["pretrain"]), len(remote["pictures"]["evaluate"])) == (12, 3, 1)
+    for search, trials in local.pop("trials").items():
+        assert len(trials) > 1
+        assert trials.equals(remote["trials"][search])
     for name in local.keys() - {"root"}:
         same = local[name].equals if isinstance(local[name], pd.DataFrame) else local[name].__eq__
         assert same(remote[name]), name

@@ -12,6 +12,7 @@ from upath import UPath
 from pipeline.benchmark.results import Results
 from pipeline.checkpoint import SCHEMA, checkpoint_digest
 from pipeline.runfolder import differing_leaves, read_json, write_json
+from pipeline.search_settings import FINETUNE_SEARCH
 from preprocessing.errors import ConfigError
 from preprocessing.fingerprint import digest_of
 from preprocessing.storage import make_folder
@@ -24,14 +25,12 @@ if TYPE_CHECKING:
 SETTINGS_FILE = "settings.json"
 SECTIONS = {"data", "cache", "loader", "selection", "mask", "model", "decoder", "pretrain", "methods"}
 SECTIONS |= {"segmenter", "finetune", "evaluate"}
-_SEARCHED = {"finetune", "scheduler", "trials", "finalists", "repeats"}
 _REQUIRED = SECTIONS | {"benchmark", "cases"}
-LEFT_OUT = {  # where things lie and how they are stored, and what is a column of the table
+LEFT_OUT: dict[str, set[str]] = {  # where things lie and how they are stored, and what is a column of the table
     "data": {"root", "manifest", "splits", "fold"},
-    "cache": {"dir", "row_group_kb", "shard_mb", "compression"},
-    "loader": {"prefetch", "readers"},
+    "cache": {"row_group_kb", "shard_mb"},
     "finetune": {"encoder"},
-    "evaluate": {"batch", "pictures"},
+    "evaluate": {"pictures"},
 }
 
 
@@ -140,7 +139,10 @@ def _digest(config: Config, cases: pd.DataFrame) -> str:
 
 def _settings(config: Config) -> dict[str, Any]:
     """All that a figure depends on besides its seed, fold and share of labels; no paths, nothing of the machine."""
-    settings = config.model_dump(mode="json", include=SECTIONS, exclude=LEFT_OUT)
+    settings: dict[str, Any] = {}
+    for name in sorted(SECTIONS):
+        content = getattr(config, name).content()
+        settings[name] = {field: value for field, value in content.items() if field not in LEFT_OUT.get(name, ())}
     chosen = config.benchmark
     # pairs, since a field that one table alone has is a difference here
     arms = {arm: sorted(_portable(chosen.arm(arm)).items()) for arm in chosen.arms}
@@ -150,7 +152,7 @@ def _settings(config: Config) -> dict[str, Any]:
     if chosen.equal == "compute":
         benchmark["reference"] = chosen.reference
     # the one search that runs of the table may have
-    searched = _SEARCHED if config.search.finetune else {"finetune"}
+    searched = {"finetune", *(FINETUNE_SEARCH if config.search.finetune else ())}
     settings["search"] = config.search.model_dump(mode="json", include=searched)
     return json.loads(json.dumps(settings | {"benchmark": benchmark, "checkpoints": SCHEMA}))
 

@@ -22,6 +22,7 @@ from pipeline.training.history import read_history
 from preprocessing.errors import ConfigError
 from preprocessing.splits import Splits
 from preprocessing.storage import write_text
+from preprocessing.text_table import read_results
 
 TABLE_FILE, SCORES_FILE = "table.csv", "scores.csv"
 PLACE = ["arm", "seed", "fold", "labels"]
@@ -64,7 +65,7 @@ class Results:
             if not file.exists():
                 raise ConfigError(f"benchmark.include = {folder}: there is no {name}; give the run.dir of a table")
             try:
-                table = pd.read_csv(file, dtype=dict.fromkeys(_NAMES, str))
+                table = read_results(file.read_bytes(), _NAMES)
             except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
                 raise ConfigError(f"benchmark.include = {folder}: {name} is no table ({error})") from None
             if missing := sorted(set(columns) - set(table)):
@@ -180,7 +181,7 @@ def scores_of(found: Sequence[Cell]) -> pd.DataFrame:
         if not cell.counted or not file.exists():
             continue
         splits = Splits.read(str(folder / "splits.csv"))
-        cases = pd.read_csv(file, dtype={"case": str}).groupby("case", as_index=False)["dsc"].mean()
+        cases = read_results(file.read_bytes(), _NAMES).groupby("case", as_index=False)["dsc"].mean()
         place = {"arm": cell.arm, "seed": cell.seed, "fold": cell.fold, "labels": cell.labels}
         parts.append(cases.assign(group=cases["case"].map(splits.group), **place))
     columns = ["case", "dsc", "group", *PLACE]

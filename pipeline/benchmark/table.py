@@ -95,7 +95,7 @@ def benchmark(config: Any, prepare: Job, run_cell: Job, pretrain_cell: Job) -> p
                 if before <= ended:
                     table.write(results)
                 dsc = results.rows["dsc"].iloc[sum(every[n].counted for n in ended if n < number)]
-                told = "no lesion to test on" if dsc is None else f"DSC {dsc:.3f}"
+                told = "no lesion to test on" if pd.isna(dsc) else f"DSC {dsc:.3f}"
                 print(f"benchmark: {len(ended)} of {len(every)}, {every[number]}: {told}", flush=True)
 
     prepared = None

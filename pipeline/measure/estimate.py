@@ -36,21 +36,16 @@ def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
-def device_of(config: Config) -> torch.device:
-    """What would train here."""
-    return torch.device("cuda" if torch.cuda.is_available() and config.resources.gpu != "no" else "cpu")
-
-
 def device_name(config: Config) -> str:
-    """The same in words."""
-    if device_of(config).type == "cuda":
+    """What would train here, in words."""
+    if config.resources.device.type == "cuda":
         return torch.cuda.get_device_name()
     return f"CPU, {torch.get_num_threads()} threads"
 
 
 def pretraining_speed(model: Method, config: Config) -> float:
     """Samples a second of one device, forward and backward, as they are half way through the training."""
-    device = device_of(config)
+    device = config.resources.device
     model = model.to(device)
     batch = made_up(model.shape, device)
     ratio, strength = model.ratio(0.5) or 0.0, model.strength(0.5) or 0.0
@@ -59,7 +54,7 @@ def pretraining_speed(model: Method, config: Config) -> float:
 
 def finetuning_speed(config: Config, channels: int) -> float:
     """Samples a second of one device: augmentation, forward and backward, every weight learning."""
-    cache, settings, device = config.cache, config.finetune, device_of(config)
+    cache, settings, device = config.cache, config.finetune, config.resources.device
     regions, dims = len(settings.classes), len(cache.size)
     model = build_segmenter(config.segmenter, config.model, cache.size, cache.patch, channels, regions).to(device)
     image = torch.rand(_FEW, channels, *cache.size, device=device)

@@ -6,7 +6,6 @@ cluster that the run would join is not asked.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -22,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 from upath import UPath
 
-from pipeline.checkpoint import checkpoint_mistakes
+from pipeline.checkpoint import checkpoint_mistakes, read_meta
 from pipeline.measure.estimate import model_of, parameters
 from pipeline.measure.places import uri_mistakes, vanishing_mistakes
 from pipeline.measure.times import Amount, run_times
@@ -30,7 +29,7 @@ from pipeline.predict import output_folder
 from pipeline.report.wording import number
 from pipeline.scans import find_scans
 from preprocessing.case import BadFile, Case, Rejection
-from preprocessing.errors import ConfigError
+from preprocessing.errors import ConfigError, RunError
 from preprocessing.layouts import load_cases
 from preprocessing.object_store import fresh
 from preprocessing.prepare import prepare
@@ -99,10 +98,10 @@ def input_mistakes(config: Config, needs: Sequence[str]) -> list[str]:
 
 
 def _modalities(config: Config) -> int:
-    """What the segmenter takes; 1 where it is not trained yet."""
+    """What the segmenter takes; 1 where it is not trained yet, or cannot be read, which is told where it is needed."""
     try:
-        return len(json.loads((UPath(_segmenter(config)) / "meta.json").read_text())["modalities"])
-    except (FileNotFoundError, KeyError):
+        return len(read_meta(_segmenter(config), "segmenter")["modalities"])
+    except RunError:
         return 1
 
 

@@ -110,7 +110,7 @@ def relative_weight(hard: Tensor, masked: Tensor, power: float) -> Tensor:
 def category_loss(logits: Tensor, scores: Tensor, hard: Tensor, masked: Tensor) -> Tensor:
     """Binary cross-entropy of the predicted categories over each sample's masked patches, float32 [b].
 
-    A patch is called lesion where the clusters say so (its score [b, N] is above the sample's mean, 0) and it is harder
+    A patch is called lesion where the clusters say so (its score [b, N] is above the case's mean, 0) and it is harder
     to reconstruct than the sample's masked patches are on average (hard [b, N] above 1).
     """
     lesion = ((scores > 0) & (hard > 1)).float()

@@ -16,6 +16,7 @@ from upath import UPath
 
 from pipeline.training.history import Record, read_history
 from preprocessing.object_store import fresh, read_text
+from preprocessing.text_table import read_results
 
 STAGES = ("selection", "search", "pretrain", "search_finetune", "finetune", "evaluate")
 SEARCHES = ("search", "search_finetune")
@@ -41,7 +42,7 @@ class ReportData:
         config, config_text: the resolved configuration, as a tree and as YAML.
         cases: one row a case kept: case, stratum, split, labelled_used (and whatever else the cache says).
         rejected: case, file, reason.
-        pretrain, finetune: one record an epoch, as `History` writes them.
+        pretrain, finetune: one record an epoch or validation, as `History` writes them.
         trials: one row a trial, by search ("search", "search_finetune"): trial, stage, seed, dsc, epochs, and a column
             for each searched field.
         scored: one row a test case and region: case, stratum, region, dsc, ppv, sen, hd95 (NaN without lesion).
@@ -114,11 +115,9 @@ def _cases(folder: UPath, cache: UPath) -> pd.DataFrame:
 def _table(path: UPath) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame()
-    data = io.BytesIO(path.read_bytes())
     if path.suffix == ".parquet":
-        return pd.read_parquet(data)
-    # a case may be called 007, and a class None
-    return pd.read_csv(data, dtype={"case": str, "group": str, "stratum": str}, keep_default_na=True)
+        return pd.read_parquet(io.BytesIO(path.read_bytes()))
+    return read_results(path.read_bytes(), ("case", "group", "stratum"))
 
 
 def _pictures(folder: UPath) -> list[Picture]:

@@ -73,7 +73,7 @@ def pretraining(records: Sequence[Record]) -> bytes:
                 "lesion_masked": ("share of what is masked", GREY),
             },
         )
-        _lines(probe, records, "Probe: validation DSC", {"probe_dsc": ("probe", BLUE)}, marker="o")
+        _lines(probe, records, "DSC of the probe", {"probe_dsc": ("probe", BLUE)}, marker="o")
         _lines(noise, records, "Gradient-noise scale", {"noise_scale": ("noise scale", BLUE)})
         _second(noise, records, "lr", "learning rate", GREY)
         _lines(speed, records, "Throughput", {"samples_per_second": ("samples/s", BLUE)})

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 from upath import UPath
 
@@ -28,8 +29,6 @@ def draw_reconstructions(model: Masking, batch: Batch, ratio: float, strength: f
         ratio, strength, seed: the masking now.
         path: the PNG file; its folder is made.
     """
-    from matplotlib.figure import Figure  # no pyplot: no global state, no display
-
     model.eval()
     plan = model.plan(batch, ratio, strength, seed)
     predicted = model.reconstruct(batch, plan).float()

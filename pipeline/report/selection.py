@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from upath import UPath
 
 from preprocessing.cache import PatchCache
@@ -21,11 +23,23 @@ _PICTURES = 6
 
 
 def report_selection(
-    cache: PatchCache, splits: Splits, table: ScoreTable, features: FeatureTable, folder: UPath, seed: int
+    cache: PatchCache,
+    splits: Splits,
+    table: ScoreTable,
+    features: FeatureTable,
+    fitted: Sequence[str],
+    folder: UPath,
+    seed: int,
 ) -> dict[str, Any]:
     """Hit rates of the scores, of random ones and of a rule without clusters; pictures in `folder`.
 
-    Judged on the test cases, which nothing was fitted on; where there are none, on every labelled case.
+    Judged on the test cases; where there are none, on the labelled training cases.
+
+    Args:
+        cache, splits, table, features: of the run.
+        fitted: cases that the clusters were fitted on; the pictures say whether they are among them.
+        folder: where to.
+        seed: of the random scores.
 
     Returns:
         the "selection" part of metrics.json; empty without labels.
@@ -45,7 +59,9 @@ def report_selection(
     found = {name: ranked_hit_rate(scores[samples], truth) for name, scores in rankings.items()}
     if not found["lesion_hit_rate"].cases:
         return {}
-    _draw(cache, table.scores, samples, truth, folder)
+    seen = set(cases) & set(fitted)
+    told = f"{'Test' if test else 'Training'} cases, {'which' if seen else 'none of which'} the clusters were fitted on"
+    _draw(cache, table.scores, samples, truth, folder, told)
     # of several modalities the one that the labels of these cases say is best: hard to beat without labels
     rule = max(found.keys() - {"lesion_hit_rate", "random"}, key=lambda name: (found[name].rates[SHARES[0]], name))
     named = {"lesion_hit_rate": "lesion_hit_rate", "random": "random", "no_clusters": rule}
@@ -67,13 +83,13 @@ def _first_quarter(scores: np.ndarray, truth: LesionPatches, shown: np.ndarray) 
     return np.array([np.quantile(scores[rows][truth.candidate[rows]], 0.75) for rows in cases])
 
 
-def _draw(cache: PatchCache, scores: np.ndarray, samples: np.ndarray, truth: LesionPatches, folder: UPath) -> None:
+def _draw(
+    cache: PatchCache, scores: np.ndarray, samples: np.ndarray, truth: LesionPatches, folder: UPath, caption: str
+) -> None:
     """Image with the label's outline, score, and the first quarter of its patches: a column a case.
 
     Of a volume the sample with most lesion is shown, of a crop the slice with most.
     """
-    from matplotlib.figure import Figure
-
     size = truth.lesion.sum(1)
     largest = np.lexsort((-size, truth.case))
     largest = largest[np.unique(truth.case[largest], return_index=True)[1]]
@@ -107,7 +123,7 @@ def _draw(cache: PatchCache, scores: np.ndarray, samples: np.ndarray, truth: Les
     for row, name in zip(axes[:, 0], ("image and label", "lesion score", "first 25 % of the case"), strict=True):
         row.set_ylabel(name, fontsize=9)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90, metadata={"Description": "Cases that nothing was fitted on"})
+    figure.savefig(buffer, format="png", dpi=90, metadata={"Description": caption})
     path = folder / "pictures" / "selection.png"
     make_folder(path.parent)
     path.write_bytes(buffer.getvalue())

@@ -16,7 +16,7 @@ from pipeline.report.wording import duration, number
 from pipeline.runfolder import RunFolder
 from pipeline.training.history import read_history
 from preprocessing.errors import ConfigError
-from preprocessing.object_store import fresh
+from preprocessing.lock import holder
 
 _SHOWN = ("loss", "probe_dsc", "val_dsc")
 
@@ -41,7 +41,8 @@ def status(root: str) -> Group:
         state = "not begun" if record is None else "done" if record["done"] else "begun"
         time = duration(record["seconds"]) if record and record["seconds"] else ""
         stages.add_row(name, state, time, _newest(folder.root / name))
-    driver = "a driver holds this run" if fresh(UPath(folder.lock_file)).exists() else "no driver holds this run"
+    owner = holder(folder.lock_file)
+    driver = f"process {owner['pid']} on {owner['host']} holds this run" if owner else "no driver holds this run"
     return Group(
         Text(f"{folder.root}: {driver}"), stages, *_metrics(folder), Text(f"run again: {_again(folder, wanted)}")
     )

@@ -23,7 +23,7 @@ from preprocessing.geometry.resampling import restore_probability
 from preprocessing.geometry.volume import VoxelGrid
 from preprocessing.prepare import Prepared, prepare
 from preprocessing.readers.volumes import is_volume_file
-from preprocessing.settings import Settings
+from preprocessing.settings import NO_INFLUENCE, Settings
 
 Resolution = Literal["source", "canvas"]
 
@@ -32,7 +32,9 @@ class InferenceSettings(Settings):
     """How a trained segmenter is applied."""
 
     mirror: bool = Field(True, description="Average with the prediction on the mirror image (last axis).")
-    batch: int = Field(16, ge=1, description="Images, slices or windows segmented at a time.")
+    batch: int = Field(
+        16, ge=1, description="Images, slices or windows segmented at a time.", json_schema_extra=NO_INFLUENCE
+    )
     overlap: float = Field(0.5, ge=0, lt=1, description="Share by which the windows over a volume overlap, at least.")
 
 

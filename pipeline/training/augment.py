@@ -41,7 +41,11 @@ class AugmentSettings(Settings):
     noise: float = Field(0.05, ge=0, le=1, description="Largest standard deviation of the added Gaussian noise.")
     blur: float = Field(1.0, ge=0, le=3, description="Largest standard deviation of the Gaussian blur, in pixels.")
     share: float = Field(
-        0.8, ge=0, le=1, description="Chance of a sample to be transformed in place, and again in intensity."
+        0.8,
+        ge=0,
+        le=1,
+        description="Chance of a sample to be transformed in place (flips aside, which have their own), and again in "
+        "intensity.",
     )
 
 

@@ -12,7 +12,7 @@ _SHOWN = {
     "samples_seen": "Samples seen over all workers.",
     "loss": "Mean loss of the last epoch.",
     "ratio": "Masking ratio.",
-    "probe_dsc": "Validation DSC of the probe on the frozen encoder.",
+    "probe_dsc": "DSC of the probe on the frozen encoder, labelled cases held out in turn.",
     "val_dsc": "Validation DSC of the segmenter.",
     "samples_per_second": "Samples a second over all workers.",
     "data_wait_fraction": "Share of the time that waited for data.",

@@ -107,11 +107,6 @@ def train_group(
         raise RunError(failure.read_text())
 
 
-def device_for_inference() -> torch.device:
-    """A GPU of this process if it has one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def _work(config: dict[str, Any]) -> None:
     group: GroupTask[Any] = config["group"]
     torch.set_num_threads(group.threads)

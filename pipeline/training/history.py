@@ -1,4 +1,5 @@
-"""A training's record: one JSON object an epoch in `history.jsonl`, and the same numbers for TensorBoard."""
+"""A training's record: one JSON object an epoch (of a fine-tuning, a validation) in `history.jsonl`, and the same
+numbers for TensorBoard."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Learner(Generic[M]):
 
     @property
     def rate(self) -> float:
-        """Learning rate of the first group, the encoder's deepest."""
+        """Learning rate of the first group, what lies nearest to the output."""
         return float(self.optimiser.param_groups[0]["lr"])
 
     def set_rate(self, rate: float, frozen: bool = False) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pipeline.training.block_memory import BlockMemory
 from preprocessing.cache import PatchCache, unpack_real
-from preprocessing.settings import Settings
+from preprocessing.settings import NO_INFLUENCE, Settings
 
 _DRAW = 1  # stream of the epoch's draw; the order uses seed and epoch alone
 
@@ -35,8 +35,12 @@ class LoaderSettings(Settings):
         ge=1,
         description="Parts into which an epoch's blocks are dealt; workers that divide this number share no block.",
     )
-    prefetch: int = Field(2, ge=1, description="Batches prepared ahead of the training step.")
-    readers: int = Field(4, ge=1, description="Blocks that a worker reads and decodes at the same time.")
+    prefetch: int = Field(
+        2, ge=1, description="Batches prepared ahead of the training step.", json_schema_extra=NO_INFLUENCE
+    )
+    readers: int = Field(
+        4, ge=1, description="Blocks that a worker reads and decodes at the same time.", json_schema_extra=NO_INFLUENCE
+    )
 
 
 def epoch_order(blocks: np.ndarray, seed: int, epoch: int, streams: int, window: int) -> np.ndarray:

@@ -38,6 +38,11 @@ class ResourceSettings(Settings):
         """Workers when the cluster has room for all."""
         return max(self.workers, self.max_workers)
 
+    @property
+    def device(self) -> torch.device:
+        """What this process computes on where no group of workers says so: its GPU, unless none is wanted."""
+        return torch.device("cuda" if self.gpu != "no" and torch.cuda.is_available() else "cpu")
+
     def parts(self, accumulate: int, batch: int, workers: int) -> int:
         """Parts in which each of `workers` computes its share of a batch.
 

@@ -31,8 +31,8 @@ class ScoreTable:
     Attributes:
         root: the table's own folder.
         fingerprint: of the cache, the training cases, the settings and the seed.
-        scores: float32 [S, N], higher is more lesion-like; mean 0 and standard deviation 1 over each sample's
-            candidate patches, 0 elsewhere.
+        scores: float32 [S, N], higher is more lesion-like; mean 0 and standard deviation 1 over the candidate
+            patches of each case, 0 elsewhere.
         clusters: int16 [S, N], cluster in the first code book; -1 elsewhere.
         meta: settings, seed, fingerprints of cache and features.
     """
@@ -81,7 +81,7 @@ def score_cache(
     """
     cases = sorted(set(train_cases) & set(cache.samples["case"]))
     polarity = settings.polarities(cache.channels)
-    fingerprint = digest_of([VERSION, cache.fingerprint, cases, settings.content(), seed])
+    fingerprint = digest_of([VERSION, cache.fingerprint, cases, settings.score_content(), seed])
     root = str(UPath(out_dir) / f"{settings.rule}-{fingerprint[:12]}")
     standing = _read_meta(root)
     if standing is not None and standing["fingerprint"] == fingerprint:
@@ -95,7 +95,7 @@ def score_cache(
         "cache": cache.fingerprint,
         "features": table.fingerprint,
         "tokens": cache.tokens,
-        "settings": settings.content(),
+        "settings": settings.score_content(),
         "seed": seed,
         "training_cases": len(cases),
     }

@@ -106,8 +106,8 @@ class SelectionSettings(Settings):
         """The weights of the rule that applies."""
         return self.weights or RULES[self.rule]
 
-    def content(self) -> dict[str, Any]:
-        """What decides the scores."""
+    def score_content(self) -> dict[str, Any]:
+        """What decides the scores; when they are made again is the pretraining's affair."""
         return self.model_dump(mode="json", exclude={"refresh"})
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from monai.metrics import compute_dice
 
-from pipeline.probe import Probe, case_dsc
+from pipeline.probe import Probe, sample_dsc
 from pipeline.training.loader import LoaderSettings, PatchLoader
 from tests.pipeline.fake_cache import FakeCache
 
@@ -39,7 +39,7 @@ def test_tokens_that_know_the_lesion_reach_its_mask(cache):
 def test_tokens_that_know_nothing_reach_no_more_than_the_whole_image(cache):
     torch.manual_seed(0)
     label = torch.from_numpy(cache.whole.label).float()
-    everything = float(case_dsc(torch.ones_like(label), label).mean())
+    everything = float(sample_dsc(torch.ones_like(label), label).mean())
     assert probe_for(cache).dsc(Features(torch.randn(30, cache.tokens, 16))) < everything + 0.05
 
 
@@ -72,4 +72,4 @@ def test_the_dsc_equals_monais():
     predicted, label = (torch.rand(5, 6, 4, generator=generator) > 0.5 for _ in range(2))
     label[2] = False
     expected = compute_dice(predicted.view(5, 1, 6, 4), label.view(5, 1, 6, 4))[:, 0]
-    torch.testing.assert_close(case_dsc(predicted, label.float()), expected, equal_nan=True)
+    torch.testing.assert_close(sample_dsc(predicted, label.float()), expected, equal_nan=True)

@@ -1,6 +1,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,6 +63,15 @@ def test_ratios_take_few_values():
     assert len(values) == 11
     assert min(values) == 0.25
     assert max(values) == 0.75
+
+
+@pytest.mark.parametrize("level", [0.05, 0.07, 0.1, 0.25, 0.3, 0.5])
+def test_a_rounded_ratio_is_the_nearest_multiple_that_is_a_ratio(level):
+    multiples = [level * n for n in range(1, 20) if 0.05 - 1e-9 <= level * n <= 0.95 + 1e-9]
+    for value in np.linspace(0.05, 0.95, 181):
+        found = round_to_level(value, level)
+        assert min(abs(found - m) for m in multiples) < 1e-6
+        assert abs(found - value) <= min(abs(m - value) for m in multiples) + 1e-6
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,8 @@ def test_a_run_leaves_everything_that_is_promised(finished):
     splits = pd.read_csv(run / "splits.csv")
     assert metrics["data"]["splits"] == splits["split"].value_counts().to_dict()
     assert "<html" in (run / "report.html").read_text()
+    with Image.open(run / "selection" / "pictures" / "selection.png") as picture:
+        assert picture.info["Description"] == "Test cases, none of which the clusters were fitted on"
     assert yaml.safe_load((run / "config.yaml").read_text())["data"]["root"] == config.data.root
 
 

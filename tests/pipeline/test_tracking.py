@@ -50,6 +50,31 @@ def test_every_record_arrives_once_and_the_result_ends_the_run(tmp_path, setting
     assert "pretrain.note" not in run.data.metrics
 
 
+def test_a_record_every_few_epochs_arrives_after_a_restart_too(tmp_path, settings):
+    root = UPath(tmp_path / "busi")
+    root.mkdir()
+    records = [{"epoch": epoch, "loss": 1.0 / epoch} for epoch in (8, 16, 24)]  # of a fine-tuning's validations
+    Tracker(settings, root, CONFIG).records("finetune")(records[:1])
+    Tracker(settings, root, CONFIG).records("finetune")(records)
+    client, run = run_of(root, settings)
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "finetune.loss")] == [8, 16, 24]
+
+
+def test_a_result_is_tried_at_once_after_a_failure_and_sent_once(tmp_path, settings, monkeypatch):
+    root = UPath(tmp_path / "busi")
+    root.mkdir()
+    tracker = Tracker(settings, root, CONFIG, [].append)
+    with monkeypatch.context() as broken:
+        broken.setattr(mlflow.MlflowClient, "log_batch", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("no")))
+        tracker.records("pretrain")(RECORDS[:1])
+        tracker.result({"dsc": 0.5})
+    for again in (tracker, Tracker(settings, root, CONFIG)):  # within a minute, and of the same command later
+        again.result({"dsc": 0.5})
+    client, run = run_of(root, settings)
+    assert [m.value for m in client.get_metric_history(run.info.run_id, "test.dsc")] == [0.5]
+    assert run.info.status == "FINISHED"
+
+
 def test_a_server_that_is_not_there_is_told_once(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     said: list[str] = []

@@ -88,6 +88,36 @@ def test_a_run_that_was_finished_before_these_settings_existed_stays_finished(tm
     assert pipeline(tmp_path / "more", segmenter__convs=2)._finetune_inputs()["segmenter"]["convs"] == 2
 
 
+@pytest.mark.parametrize("stage", ["finetune", "search_finetune"])
+def test_no_segmenter_is_made_of_an_encoder_that_was_pretrained_with_other_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    monkeypatch.setattr(Pipeline, "_needs_labels", lambda _: None)
+    before = pipeline(tmp_path, search__finetune=True)
+    with before.folder.stage("pretrain", before._pretrain_inputs()):
+        pass
+    before._needs_encoder()
+    after = pipeline(tmp_path, search__finetune=True, pretrain__epochs=7)
+    with pytest.raises(RunError, match=r"no pretraining in .* with these scans and settings; python -m jobs\.pretrain"):
+        getattr(after, stage)()
+    pipeline(tmp_path, pretrain__method="scratch")._needs_encoder()
+
+
+def test_settings_that_change_no_result_leave_every_stage_finished(tmp_path: Path) -> None:
+    same = {"pretrain__accumulate": 2, "pretrain__pictures": 0, "loader__prefetch": 4, "finetune__accumulate": 2}
+    same |= {"search__concurrent": 1, "search__cpus_per_trial": 2, "pretrain__keep_checkpoints": 5}
+    one, two = pipeline(tmp_path), pipeline(tmp_path, **same)
+    for name in ("_search_inputs", "_pretrain_inputs", "_finetune_search_inputs", "_finetune_inputs"):
+        assert getattr(one, name)() == getattr(two, name)()
+    # a search's trials are as long as it says, and know nothing of the search of fine-tunings
+    other = pipeline(tmp_path, pretrain__epochs=7, search__finetune=True)
+    assert other._search_inputs() == one._search_inputs()
+    assert other._pretrain_inputs() != one._pretrain_inputs()
+    for fields in ({"search__trials": 9}, {"loader__streams": 2}, {"search__epochs": 40}):
+        assert pipeline(tmp_path, **fields)._search_inputs() != one._search_inputs()
+    assert pipeline(tmp_path, search__epochs=40)._finetune_search_inputs() == one._finetune_search_inputs()
+
+
 def test_an_encoder_for_other_channels_is_resized_and_a_foreign_one_refused(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,9 @@ import time
 import pytest
 
 from preprocessing.errors import RunError
-from preprocessing.lock import OwnedLock, check_owner, is_owner
+from preprocessing.lock import OwnedLock, check_owner, holder, is_owner
+from preprocessing.object_store import StoreError
+from preprocessing.storage import write_text
 
 HOLD = """
 import sys, time
@@ -38,8 +40,11 @@ def test_a_killed_owner_is_replaced_and_its_token_is_worth_nothing(tmp_path):
     old = json.loads(file.read_text())["token"]
     with pytest.raises(RunError, match="in use"), OwnedLock(str(file), "the run"):
         pass
+    assert holder(str(file))["pid"] == process.pid
     process.kill()
     process.wait()
+    assert file.exists()
+    assert holder(str(file)) is None
     with OwnedLock(str(file), "the run"), pytest.raises(RunError, match="no longer held"):
         check_owner(str(file), old)
     assert sorted(path.name for path in tmp_path.iterdir()) == []
@@ -123,4 +128,22 @@ def test_the_heart_beats(tmp_path, monkeypatch):
     with OwnedLock(str(file), "the run"):
         first = json.loads(file.read_text())["beat"]
         time.sleep(0.5)
+        assert json.loads(file.read_text())["beat"] > first
+
+
+@pytest.mark.parametrize("error", [OSError("no space left on device"), StoreError("no answer")])
+def test_the_heart_beats_on_after_a_beat_that_could_not_be_written(tmp_path, monkeypatch, error):
+    monkeypatch.setattr("preprocessing.lock.HEARTBEAT_S", 0.05)
+    file, failures = tmp_path / "owner.json", [error, error]
+
+    def write(path, text):
+        if failures:
+            raise failures.pop()
+        write_text(path, text)
+
+    with OwnedLock(str(file), "the run"):
+        first = json.loads(file.read_text())["beat"]
+        monkeypatch.setattr("preprocessing.lock.write_text", write)
+        time.sleep(0.7)
+        assert not failures
         assert json.loads(file.read_text())["beat"] > first

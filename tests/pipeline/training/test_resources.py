@@ -1,4 +1,5 @@
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -26,3 +27,11 @@ def test_a_part_never_grows_when_workers_go(most, workers, accumulate, batch):
 
     full = resources.parts(accumulate, batch, most)
     assert largest(workers, parts) <= largest(most, full) + 1  # rounding aside
+
+
+@pytest.mark.parametrize(
+    ("gpu", "there", "device"), [("no", True, "cpu"), ("auto", True, "cuda"), ("yes", False, "cpu")]
+)
+def test_no_gpu_is_used_where_none_is_wanted(monkeypatch, gpu, there, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert ResourceSettings(gpu=gpu).device.type == device
