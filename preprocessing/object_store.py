@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from typing import IO
 
 import fsspec
-import pyarrow as pa
-import pyarrow.fs
 from fsspec.utils import get_protocol
 from upath import UPath
 
@@ -133,18 +131,6 @@ def reaching(uri: str) -> Iterator[None]:
 def store_errors() -> tuple[type[Exception], ...]:
     """What the drivers in use raise where a store cannot be reached or refuses: OSError, and others that are none."""
     return (OSError, *(getattr(sys.modules[module], name) for module, name in _ERRORS if module in sys.modules))
-
-
-def pyarrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """Arrow's own file system for a path or URI, and the path in it; fsspec's where Arrow knows no such scheme.
-
-    Arrow's S3 heeds AWS_ENDPOINT_URL as s3fs does.
-    """
-    try:
-        return pyarrow.fs.FileSystem.from_uri(uri)
-    except pa.ArrowInvalid:
-        path = UPath(uri)
-        return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(path.fs)), path.path
 
 
 def credentials_in(uri: str) -> bool:

@@ -89,7 +89,7 @@ def _volume(case: Case, settings: CacheSettings) -> Prepared:
     inner = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
     grid, real = crop_to(grid, start, stop), real[inner]
     image = _normalised(case, values[(slice(None), *inner)], real, settings) * real
-    placed = None if label is None else label_onto(label, grid, "linear")
+    placed = None if label is None else label_onto(label, grid)
     source_label = None if label is None else _on_reference(label, volumes[reference])
     return Prepared(image, placed, real, source_label, grid, grid.source.shape)
 
@@ -98,7 +98,7 @@ def _on_reference(label: Volume, reference: Volume) -> np.ndarray:
     """Class ids uint8 on the reference's own grid, which predictions return to; as they are if drawn on it."""
     same = label.values.shape == reference.values.shape and np.allclose(label.grid.affine, reference.grid.affine)
     own = plan_grid([reference], None, "reference")
-    return label.values if same else restore_labels(label_onto(label, own, "linear"), own)
+    return label.values if same else restore_labels(label_onto(label, own), own)
 
 
 def _reference(case: Case, settings: CacheSettings) -> int:

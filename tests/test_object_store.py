@@ -34,7 +34,7 @@ from preprocessing.errors import ConfigError, RunError
 from preprocessing.fingerprint import digest_files
 from preprocessing.layouts import DataSettings, load_cases
 from preprocessing.lock import OwnedLock, check_owner, is_owner
-from preprocessing.object_store import StoreError, create, credentials_in, pyarrow_filesystem, read_text, uri_mistake
+from preprocessing.object_store import StoreError, create, credentials_in, read_text, uri_mistake
 from preprocessing.readers.images import read_image
 from preprocessing.readers.volumes import read_volume
 from preprocessing.storage import replacing, write_table, write_text
@@ -251,18 +251,6 @@ def test_the_report_finds_in_a_run_what_it_finds_on_a_disk(bucket: str, tmp_path
     status(f"{bucket}/short")
     with pytest.raises(ConfigError, match="holds no run"):
         status(f"{bucket}/none")
-
-
-def test_arrow_heeds_the_endpoint(bucket: str) -> None:
-    store, path = pyarrow_filesystem(f"{bucket}/run")
-    with store.open_output_stream(f"{path}/a.txt") as stream:
-        stream.write(b"of Arrow")
-    assert isinstance(store, pyarrow.fs.S3FileSystem)
-    assert (UPath(bucket) / "run" / "a.txt").read_bytes() == b"of Arrow"
-    store, path = pyarrow_filesystem("memory://arrow/run")
-    with store.open_output_stream(f"{path}/a.txt") as stream:
-        stream.write(b"of fsspec")
-    assert UPath("memory://arrow/run/a.txt").read_bytes() == b"of fsspec"
 
 
 def test_a_missing_bucket_is_said_and_not_made(requests: list[Request]) -> None:

@@ -66,12 +66,12 @@ class ReportData:
     seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
-    def setting(self, path: str, default: Any = None) -> Any:
+    def setting(self, path: str) -> Any:
         """A field of the resolved configuration by its dotted path."""
         tree: Any = self.config
         for name in path.split("."):
             tree = tree.get(name) if isinstance(tree, dict) else None
-        return default if tree is None else tree
+        return tree
 
 
 def collect(root: str) -> ReportData:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 TRUTH, PREDICTION = "#009e73", "#d55e00"
 
 
-def segmentation_panel(image: NDArray, truth: NDArray | None, prediction: NDArray, caption: str) -> bytes:
+def segmentation_panel(image: NDArray, truth: NDArray, prediction: NDArray, caption: str) -> bytes:
     """The image, and beside it the same with the outlines of truth (green) and prediction (orange).
 
     Args:
         image: float [H, W], any range.
-        truth, prediction: [H, W], lesion where > 0; truth None without a label.
+        truth, prediction: [H, W], lesion where > 0.
         caption: shown under the picture in the report, kept in the PNG's `Description`.
 
     Returns:
@@ -26,8 +26,7 @@ def segmentation_panel(image: NDArray, truth: NDArray | None, prediction: NDArra
     figure, (plain, drawn) = _figure(image.shape, 2)
     for axis in (plain, drawn):
         _show(axis, image)
-    if truth is not None:
-        _outline(drawn, truth, TRUTH)
+    _outline(drawn, truth, TRUTH)
     _outline(drawn, prediction, PREDICTION)
     return _png(figure, caption)
 

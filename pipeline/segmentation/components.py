@@ -24,11 +24,6 @@ def label_components(mask: np.ndarray) -> tuple[np.ndarray, int]:
     return labels, int(count)
 
 
-def component_sizes(mask: np.ndarray) -> np.ndarray:
-    """int64 [components], voxels of each component of a mask bool [*spatial], in the order of `label_components`."""
-    return _count(*label_components(mask))
-
-
 def remove_small(mask: np.ndarray, least: int) -> np.ndarray:
     """A mask without its small components, which may be all of it.
 

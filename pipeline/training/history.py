@@ -15,6 +15,7 @@ from upath import UPath
 from preprocessing.object_store import is_local, read_text
 from preprocessing.storage import make_folder, replacing, write_text
 
+_STEP = "samples_seen"  # a training's progress, the x axis in TensorBoard
 Record = dict[str, Any]
 _UPLOAD_S = 60.0  # least time between two uploads of an event file, for each MiB of it: it is uploaded as a whole
 
@@ -24,12 +25,10 @@ class History:
 
     Args:
         folder: where `history.jsonl` and `tensorboard/` live, a path or URI; None (any rank but 0) writes nothing.
-        position: what `step` was at the checkpoint that the training goes on from; later records are dropped.
-        step: the field that counts the training's progress, the x axis in TensorBoard.
+        position: samples seen at the checkpoint that the training goes on from; later records are dropped.
     """
 
-    def __init__(self, folder: UPath | None, position: int = 0, step: str = "samples_seen") -> None:
-        self._step = step
+    def __init__(self, folder: UPath | None, position: int = 0) -> None:
         self.records: list[Record] = []
         self._folder = folder
         if folder is None:
@@ -37,7 +36,7 @@ class History:
         from tensorboardX import SummaryWriter  # slow to import, and only rank 0 needs it
 
         make_folder(folder)
-        self.records = [record for record in read_history(folder) if record[step] <= position]
+        self.records = [record for record in read_history(folder) if record[_STEP] <= position]
         self._write()
         # event files grow by appending, which an object store cannot do: there they are written here and copied
         self._scratch = None if is_local(folder) else tempfile.TemporaryDirectory()
@@ -54,8 +53,8 @@ class History:
             return
         self._write()
         for name, value in record.items():
-            if isinstance(value, (int, float)) and name != self._step:
-                self._board.add_scalar(name, value, record[self._step])
+            if isinstance(value, (int, float)) and name != _STEP:
+                self._board.add_scalar(name, value, record[_STEP])
         self._board.flush()
         if time.monotonic() >= self._next_upload:
             self._upload()

@@ -45,10 +45,6 @@ class StageProgress:
             self._last = time.monotonic()
             print(self._line(note), file=self._stream, flush=True)
 
-    def advance(self, units: int = 1, note: str = "") -> None:
-        """Say that some more units are done."""
-        self.update(self.done + units, note)
-
     def __enter__(self) -> StageProgress:
         if self._bar is not None:
             self._bar.start()

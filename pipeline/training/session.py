@@ -70,8 +70,8 @@ class LocalSession:
 
     rank, workers = 0, 1
 
-    def __init__(self, folder: Path, device: str = "cpu", keep: int = 2) -> None:
-        self.folder, self.device, self._keep = folder, torch.device(device), keep
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.device = folder, torch.device("cpu")
         self.history: list[dict[str, Any]] = []
 
     def latest(self) -> Path | None:
@@ -95,7 +95,7 @@ class LocalSession:
         part.mkdir(parents=True)
         write(part)
         part.rename(self.folder / f"checkpoint_{number:06d}")
-        for old in sorted(self.folder.glob("checkpoint_*"))[: -self._keep]:
+        for old in sorted(self.folder.glob("checkpoint_*"))[:-2]:
             shutil.rmtree(old)
 
 

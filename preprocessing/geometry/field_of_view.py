@@ -11,7 +11,7 @@ import numpy as np
 from preprocessing.case import BadFile
 from preprocessing.geometry.volume import Volume, VoxelGrid
 
-Extent = Literal["reference", "common", "union"]
+Extent = Literal["reference", "common"]
 AXES = ("S", "P", "L")  # the directions in which the working axes grow, as nibabel names them
 _AXIS_NAMES = ("from inferior to superior", "from anterior to posterior", "from right to left")
 
@@ -29,7 +29,7 @@ def oriented(grid: VoxelGrid) -> VoxelGrid:
 def extent_box(
     volumes: Sequence[Volume], frame: VoxelGrid, extent: Extent, reference: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Borders of the field of view of the reference, of what is common to all volumes, or of their union.
+    """Borders of the field of view of the reference, or of what is common to all volumes.
 
     Each volume counts with the box along the axes of `frame` that holds it.
 
@@ -43,8 +43,6 @@ def extent_box(
     boxes = [_box(volume.grid, frame) for volume in volumes]
     for volume, box in zip(volumes, boxes, strict=True):
         _refuse_apart(volume, box, (low, high), frame, "the reference image")
-    if extent == "union":
-        return np.min([a for a, _ in boxes], axis=0), np.max([b for _, b in boxes], axis=0)
     if extent == "common":
         for volume, box in zip(volumes, boxes, strict=True):
             _refuse_apart(volume, box, (low, high), frame, "what the images before it have in common")

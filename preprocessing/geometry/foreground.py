@@ -47,18 +47,16 @@ def foreground_mask(values: np.ndarray, kind: Kind, ct: int = 0) -> np.ndarray:
     return _filled(body)
 
 
-def foreground_box(mask: np.ndarray, margin: int = 0) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+def foreground_box(mask: np.ndarray) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """The smallest box that holds the foreground, as (start, stop) for `work_grid.crop_to`.
 
     Args:
         mask: bool [z, y, x]; all of it when nothing is true.
-        margin: voxels to add on each side, as far as the grid goes.
     """
     box = bounding_box(mask)
     if box is None:
         return (0, 0, 0), mask.shape
-    a, b, c = (max(side.start - margin, 0) for side in box)
-    d, e, f = (min(side.stop + margin, size) for side, size in zip(box, mask.shape, strict=True))
+    (a, d), (b, e), (c, f) = ((side.start, side.stop) for side in box)
     return (a, b, c), (d, e, f)
 
 

@@ -1,4 +1,4 @@
-"""Linear and nearest interpolation from the voxels of one grid to those of another, in array indices.
+"""Linear interpolation from the voxels of one grid to those of another, in array indices.
 
 Grids with parallel axes are resampled axis by axis: two neighbours and a weight for each position of an axis, plane
 after plane, so that no more than the result and a few planes are held. Where nothing changes along an axis its values
@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
@@ -37,15 +36,19 @@ def linear(values: np.ndarray, matrix: np.ndarray, shape: Sequence[int], outside
     """
     axes = _parallel(matrix, shape)
     if axes is None:
-        return _oblique(np.asarray(values, np.float32), matrix, shape, outside, "linear")
+        return _oblique(np.asarray(values, np.float32), matrix, shape, outside)
     order = _slowest_first(values)
     neighbours = [_neighbours(matrix, shape, i, axes[i], values.shape[i]) for i in order]
     result = _by_planes(values.transpose(order), neighbours, outside)
     return result.transpose(np.argsort([axes[i] for i in order]))
 
 
-def nearest(labels: np.ndarray, matrix: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Class of the nearest voxel; class 0 beyond the field of view.
+def vote(labels: np.ndarray, matrix: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Class whose membership, interpolated linearly, is largest, a tie going to the lower class; 0 beyond the field
+    of view.
+
+    Classes are taken one by one, within the box that the labelled voxels can reach: memory is that of a few maps of
+    the box, whatever the number of classes.
 
     Args:
         labels: uint8 class ids [a, b, c].
@@ -54,30 +57,6 @@ def nearest(labels: np.ndarray, matrix: np.ndarray, shape: Sequence[int]) -> np.
 
     Returns:
         uint8 [*shape].
-    """
-    result = np.zeros(shape, np.uint8)
-    box = bounding_box(labels != 0)
-    window = box and _reached(box, matrix, shape)
-    if not window:
-        return result
-    inner, size = matrix @ translation([side.start for side in window]), [side.stop - side.start for side in window]
-    axes = _parallel(inner, size)
-    if axes is None:
-        result[window] = _oblique(labels, inner, size, 0, "nearest")
-        return result
-    neighbours = [_neighbours(inner, size, i, axes[i], labels.shape[i]) for i in range(3)]
-    found = labels[np.ix_(*(np.where(n.weight < 0.5, n.low, n.high) for n in neighbours))]
-    found[~_crossed(*(n.inside for n in neighbours))] = 0
-    result[window] = found.transpose(np.argsort(axes))
-    return result
-
-
-def vote(labels: np.ndarray, matrix: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Class whose membership, interpolated linearly, is largest, a tie going to the lower class; 0 beyond the field
-    of view.
-
-    Classes are taken one by one, within the box that the labelled voxels can reach: memory is that of a few maps of
-    the box, whatever the number of classes. Arguments and result as in `nearest`.
     """
     result = np.zeros(shape, np.uint8)
     box = bounding_box(labels != 0)
@@ -196,16 +175,14 @@ def _by_planes(values: np.ndarray, neighbours: Sequence[_Neighbours], outside: f
     return result
 
 
-def _oblique(
-    values: np.ndarray, matrix: np.ndarray, shape: Sequence[int], outside: float, method: Literal["linear", "nearest"]
-) -> np.ndarray:
+def _oblique(values: np.ndarray, matrix: np.ndarray, shape: Sequence[int], outside: float) -> np.ndarray:
     """[*shape] in the dtype of `values`. ITK extends edges by half a voxel, as `linear` does."""
     order = _slowest_first(values)
     rows = order[::-1]  # ITK names axes from the fastest to the slowest
     resample = sitk.ResampleImageFilter()
     resample.SetTransform(sitk.AffineTransform(matrix[rows, 2::-1].ravel().tolist(), matrix[rows, 3].tolist()))
     resample.SetSize([int(size) for size in reversed(shape)])
-    resample.SetInterpolator(sitk.sitkLinear if method == "linear" else sitk.sitkNearestNeighbor)
+    resample.SetInterpolator(sitk.sitkLinear)
     resample.SetDefaultPixelValue(outside)
     resample.SetNumberOfThreads(1)  # a worker has one core
     return sitk.GetArrayFromImage(resample.Execute(sitk.GetImageFromArray(values.transpose(order))))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 
-from preprocessing.geometry.interpolation import linear, nearest, vote
+from preprocessing.geometry.interpolation import linear, vote
 from preprocessing.geometry.volume import Volume
 from preprocessing.geometry.work_grid import WorkGrid
 
@@ -26,22 +24,21 @@ def onto(volume: Volume, grid: WorkGrid, outside: float) -> np.ndarray:
     return np.ascontiguousarray(linear(volume.values, _between(volume.grid.affine, grid.affine), grid.shape, outside))
 
 
-def label_onto(volume: Volume, grid: WorkGrid, method: Literal["nearest", "linear"]) -> np.ndarray:
+def label_onto(volume: Volume, grid: WorkGrid) -> np.ndarray:
     """A label map on the working grid, class 0 beyond its field of view.
+
+    The membership of each class is interpolated and the largest wins, a tie going to the lower class: that keeps
+    surfaces where they are, which the nearest voxel would move by up to half a voxel.
 
     Args:
         volume: uint8 class ids on a grid of their own.
         grid: the working grid.
-        method: "nearest" voxel, or "linear": the membership of each class is interpolated and the largest wins, a tie
-            going to the lower class. The latter keeps surfaces where they are; the former moves them by up to half a
-            voxel.
 
     Returns:
         uint8 [*grid.shape].
     """
     matrix = _between(volume.grid.affine, grid.affine)
-    resample = nearest if method == "nearest" else vote
-    return np.ascontiguousarray(resample(volume.values, matrix, grid.shape))
+    return np.ascontiguousarray(vote(volume.values, matrix, grid.shape))
 
 
 def restore_probability(probability: np.ndarray, grid: WorkGrid) -> np.ndarray:
@@ -59,7 +56,7 @@ def restore_probability(probability: np.ndarray, grid: WorkGrid) -> np.ndarray:
 
 
 def restore_labels(labels: np.ndarray, grid: WorkGrid) -> np.ndarray:
-    """Class ids on the working grid, uint8 [*grid.shape], on the grid of the file, by `label_onto`'s linear way.
+    """Class ids on the working grid, uint8 [*grid.shape], on the grid of the file, as `label_onto` does it.
 
     Returns:
         uint8 [*grid.source.shape], axes in the file's order; 0 beyond the working grid.

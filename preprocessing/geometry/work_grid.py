@@ -53,8 +53,8 @@ def plan_grid(
     Args:
         volumes: the modalities of the case; add the label map where it is to be the reference.
         spacing: mm along the working axes (z, y, x); None keeps the reference's own.
-        extent: field of view of the "reference", what is "common" to all, or the "union" of all; those of the others
-            are the boxes along the working axes that hold them.
+        extent: field of view of the "reference", or what is "common" to all; those of the others are the boxes along
+            the working axes that hold them.
         reference: index of the volume whose axes are kept, and to whose grid predictions return.
 
     Raises:

@@ -45,7 +45,10 @@ class DataSettings(SplitSettings, DuplicateSettings):
         "the layout has; `image`, or every column that is not reserved.",
     )
     phantoms: int = Field(
-        0, ge=0, description="Phantoms to write to data.root, in the layout's own form, where that folder is missing."
+        0,
+        ge=0,
+        description="Phantoms to write to data.root, in the layout's own form (not that of manifest), where that "
+        "folder is missing.",
     )
     dims: int = Field(2, ge=2, le=3, description="Spatial axes of an image.")
 

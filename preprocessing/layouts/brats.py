@@ -77,7 +77,7 @@ def find(root: str) -> tuple[list[Case], list[Rejection]]:
         )
     above = len(top.parts) - 1  # the root's own name counts
     scans = [
-        _scan(name, folder, folder.parts[above:], parts)
+        _scan(name, folder.parts[above:], parts)
         for folder, names in subjects.items()
         for name, parts in _by_subject(folder, names)
     ]
@@ -99,7 +99,7 @@ def _by_subject(folder: UPath, names: dict[str, _Parts]) -> Iterator[tuple[str, 
         yield name or own, parts
 
 
-def _scan(name: str, folder: UPath, parents: Sequence[str], parts: _Parts) -> Scan:
+def _scan(name: str, parents: Sequence[str], parts: _Parts) -> Scan:
     grades = [parent.upper() for parent in parents if parent.upper() in _GRADES]
     files = {part: first_copy(files) for part, files in parts.items()}
     return Scan(name, name.lower(), _patient(name), grades[-1] if grades else "", files)

@@ -34,10 +34,10 @@ def brightness(table: FeatureTable, modality: str) -> np.ndarray:
     return table.values[..., table.names.index(f"{modality}.level")].astype(np.float32)
 
 
-def evidence_sum(table: FeatureTable, train: np.ndarray, rule: str = "lesion", location_prior: float = 0) -> np.ndarray:
-    """What the rule would say of each patch by itself: the weighted sum of its standardised features."""
-    weights = rule_weights(RULES[rule], location_prior)
-    names = rule_features(RULES[rule], location_prior)
+def evidence_sum(table: FeatureTable, train: np.ndarray) -> np.ndarray:
+    """What the rule `lesion` would say of each patch by itself: the weighted sum of its standardised features."""
+    weights = rule_weights(RULES["lesion"])
+    names = rule_features(RULES["lesion"])
     values = table.values[..., table.columns(names)].astype(np.float32)
     training = values[train][table.candidate[train]]
     standard = ((values - training.mean(0)) / training.std(0).clip(1e-6)).clip(-4, 4)

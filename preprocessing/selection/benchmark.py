@@ -34,7 +34,6 @@ def selection_table(
     settings: SelectionSettings,
     out_dir: str,
     seed: int,
-    pixels: bool = True,
 ) -> pd.DataFrame:
     """Hit rates on the test cases of rankings that were fitted on the training cases.
 
@@ -42,7 +41,6 @@ def selection_table(
 
     Args:
         settings: the row "as configured"; the other rows change its rule, features or assignment.
-        pixels: whether to run the per-image k-means of pixels, which takes longest.
 
     Returns:
         one row a ranking, columns 0.1, 0.25, 0.5, 0.75 and cases.
@@ -52,10 +50,9 @@ def selection_table(
     table = feature_table(cache, train_cases, names, settings.polarities(cache.channels), out_dir)
     truth = read_lesion_patches(cache, test)
     scores = {"random": baselines.random_scores(table, seed)}
-    if pixels:
-        for k, first in ((2, "small"), (4, "small"), (3, "dark")):
-            name = f"k-means of each image's pixels, k={k}, {first} clusters first"
-            scores[name] = baselines.pixel_kmeans(cache, k, "small" if first == "small" else "dark", seed)
+    for k, first in ((2, "small"), (4, "small"), (3, "dark")):
+        name = f"k-means of each image's pixels, k={k}, {first} clusters first"
+        scores[name] = baselines.pixel_kmeans(cache, k, "small" if first == "small" else "dark", seed)
     scores["no clusters: centrality"] = baselines.rank_sum(table, ("centrality",))
     scores["no clusters: rank-sum of place3, centrality"] = baselines.rank_sum(table)
     scores["no clusters: the features of the rule `lesion`"] = baselines.evidence_sum(table, train)

@@ -50,13 +50,6 @@ def lesion_patches(label: np.ndarray, valid: np.ndarray) -> LesionPatches:
     return LesionPatches(((label > 0).mean(-1) > 0.5) & candidate, candidate, np.arange(len(valid)))
 
 
-def hit_rate(
-    scores: np.ndarray, label: np.ndarray, valid: np.ndarray, shares: Sequence[float] = SHARES, seed: int = 0
-) -> HitRate:
-    """Hit rate of scores [B, N] (higher first) for label [B, N, P] and valid uint8 [B, N]; see `ranked_hit_rate`."""
-    return ranked_hit_rate(scores, lesion_patches(label, valid), shares, seed)
-
-
 def ranked_hit_rate(
     scores: np.ndarray, truth: LesionPatches, shares: Sequence[float] = SHARES, seed: int = 0
 ) -> HitRate:

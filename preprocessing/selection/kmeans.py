@@ -115,11 +115,6 @@ def kmeans(points: Tensor, k: int, restarts: int, iterations: int, generator: to
     return Clusters(centres[best], float(inertia[best]), max(float(inertia[best]) / len(points), 1e-12))
 
 
-def assign(points: Tensor, centres: Tensor) -> Tensor:
-    """int64 [M]: the nearest centre [k, F] of each point [M, F]; ties go to the first."""
-    return squared_distances(points[None], centres[None])[0].argmin(-1)
-
-
 def soft_assign(points: Tensor, clusters: Clusters, temperature: float) -> Tensor:
     """[M, k], rows sum to 1: exp(-distance² / (temperature * width)), normalised. Temperature 0 is hard."""
     distances = squared_distances(points[None], clusters.centres[None])[0]

@@ -80,7 +80,7 @@ def test_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_plain_lines_without_a_terminal() -> None:
     log = io.StringIO()
     with StageProgress("pretrain", 100, "samples", done=40, seconds=0, stream=log) as progress:
-        progress.advance(10, "loss 0.210")
+        progress.update(50, "loss 0.210")
         progress.update(100)
     first, last = log.getvalue().splitlines()
     assert first.startswith("pretrain: 50/100 samples (50%), loss 0.210, 0:00 elapsed, 0:00 left")
@@ -91,8 +91,8 @@ def test_plain_lines_without_a_terminal() -> None:
 def test_lines_are_rare() -> None:
     log = io.StringIO()
     with StageProgress("cases", 50, "cases", seconds=60, stream=log) as progress:
-        for _ in range(50):
-            progress.advance()
+        for done in range(1, 51):
+            progress.update(done)
         progress.update(50)  # told again while the workers end
     assert log.getvalue().count("\n") == 1
 

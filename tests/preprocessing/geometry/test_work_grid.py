@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from preprocessing.case import BadFile
 from preprocessing.geometry.field_of_view import check_same_grid
-from preprocessing.geometry.interpolation import linear, nearest, vote
+from preprocessing.geometry.interpolation import linear, vote
 from preprocessing.geometry.resampling import label_onto, onto, restore_labels, restore_probability
 from preprocessing.geometry.volume import Volume, VoxelGrid
 from preprocessing.geometry.work_grid import WorkGrid, crop_to, plan_grid
@@ -92,7 +92,7 @@ def dice(a, b):
 
 
 @settings(max_examples=60)
-@given(grids(), st.one_of(st.none(), spacings), st.sampled_from(["reference", "common", "union"]))
+@given(grids(), st.one_of(st.none(), spacings), st.sampled_from(["reference", "common"]))
 def test_working_axes_run_to_the_head_the_back_and_the_left_and_stay_parallel(grid, spacing, extent):
     plan = plan_grid([noise(grid)], spacing, extent)
     assert nib.aff2axcodes(plan.affine) == ("S", "P", "L")
@@ -132,10 +132,9 @@ def test_without_spacing_the_voxels_of_the_file_come_through_bit_for_bit(grid, o
     expected = nib.orientations.apply_orientation(image.values, to_work)
     assert np.array_equal(onto(image, plan, -1.0), expected)
     assert np.array_equal(restore_probability(expected[None], plan)[0], image.values)
-    for method in ("nearest", "linear"):
-        placed = label_onto(volume(labels, grid), plan, method)
-        assert np.array_equal(placed, nib.orientations.apply_orientation(labels, to_work))
-        assert np.array_equal(restore_labels(placed, plan), labels)
+    placed = label_onto(volume(labels, grid), plan)
+    assert np.array_equal(placed, nib.orientations.apply_orientation(labels, to_work))
+    assert np.array_equal(restore_labels(placed, plan), labels)
 
 
 @settings(max_examples=60)
@@ -190,7 +189,7 @@ def test_interpolation_agrees_with_itk_in_world_coordinates(pair):
 
 @settings(max_examples=40)
 @given(pairs(), st.integers(0, 99))
-def test_labels_are_the_nearest_voxel_or_the_class_with_most_membership(pair, seed):
+def test_labels_are_the_class_with_most_membership(pair, seed):
     source, target = pair
     labels = np.zeros(source.shape, np.uint8)  # a few labelled voxels anywhere
     rng = np.random.default_rng(seed)
@@ -200,11 +199,6 @@ def test_labels_are_the_nearest_voxel_or_the_class_with_most_membership(pair, se
     index = indices_in(source.affine, target)
     within = depth_in(source, target) > -0.4
     beyond = depth_in(source, target) < -0.6
-    clear = within & (np.abs(index - np.floor(index) - 0.5) > 1e-2).all(axis=-1)
-    closest = np.clip(np.round(index), 0, np.array(source.shape) - 1).astype(int)
-    found = nearest(labels, matrix, target.shape)
-    assert np.array_equal(found[clear], labels[tuple(closest[clear].T)])
-    assert (found[beyond] == 0).all()
     classes = np.array([0, 1, 2, 4])
     low = np.floor(np.clip(index, 0, np.array(source.shape) - 1)).astype(int)
     part = np.clip(index, 0, np.array(source.shape) - 1) - low
@@ -241,17 +235,17 @@ def test_voxels_beyond_the_field_of_view_are_told_apart_and_its_edge_is_extended
         assert (found[16:] == -5).all()
 
 
-def test_the_extent_is_the_reference_what_is_common_or_all():
+def test_the_extent_is_the_references_or_what_is_common():
     ct = noise(VoxelGrid((40, 40, 20), affine_of((1, 1, 3), flip=(-1, -1, 1))))  # x 0..-39, z 0..57
     moved = affine_of((4, 4, 3), flip=(-1, -1, 1), centre=(-9.5, 2.3, 9.2))
     pet = noise(VoxelGrid((12, 8, 30), moved))
-    shape = {extent: plan_grid([ct, pet], None, extent).shape for extent in ("reference", "common", "union")}
+    shape = {extent: plan_grid([ct, pet], None, extent).shape for extent in ("reference", "common")}
     # along x the PET reaches from -7.5 to -55.5 mm to the left, along y from 4.3 to -27.7, along z from 7.7 to 97.7
-    assert shape == {"reference": (20, 40, 40), "common": (17, 28, 32), "union": (33, 44, 56)}
+    assert shape == {"reference": (20, 40, 40), "common": (17, 28, 32)}
     common = plan_grid([ct, pet], None, "common")
     assert np.array_equal(onto(ct, common, -1.0), ct.values.transpose(2, 1, 0)[3:, :28, 8:])
     assert (onto(pet, common, -1.0) >= 0).all()
-    assert (onto(pet, plan_grid([ct, pet], None, "union"), -1.0) < 0).any()
+    assert (onto(pet, plan_grid([ct, pet], None, "reference"), -1.0) < 0).any()
     coarse = plan_grid([ct, pet], (5, 2, 2), "common")
     assert coarse.shape == (11, 15, 16)  # 50.8, 28.2 and 32 mm
     assert coarse.voxels.spacing == pytest.approx((5, 2, 2))
@@ -307,13 +301,13 @@ def lesions(grid, seed=0):
 def test_lesions_survive_the_way_there_and_back(grid):
     labels = lesions(grid)
     plan = plan_grid([volume(labels, grid)], (1, 1, 1), "reference")
-    placed = label_onto(volume(labels, grid), plan, "linear")
+    placed = label_onto(volume(labels, grid), plan)
     back = restore_labels(placed, plan)
     assert back.shape == labels.shape
     assert dice(back, labels) >= 0.97
     assert dice(back == 2, labels == 2) >= 0.94
     cover = onto(volume((labels > 0).astype(np.float32), grid), plan, 0.0)
-    whole = label_onto(volume((labels > 0).astype(np.uint8), grid), plan, "linear")
+    whole = label_onto(volume((labels > 0).astype(np.uint8), grid), plan)
     decided = np.abs(cover - 0.5) > 1e-3
     assert np.array_equal(whole[decided] > 0, cover[decided] > 0.5)
     millilitres = np.sum(placed > 0) * plan.voxels.voxel_ml
@@ -331,7 +325,7 @@ def test_real_tumours_survive_the_way_there_and_back(petct_root):
     for file in files:
         label = _real(file)
         plan = plan_grid([label], (1, 1, 1), "reference")
-        assert dice(restore_labels(label_onto(label, plan, "linear"), plan), label.values) >= 0.97
+        assert dice(restore_labels(label_onto(label, plan), plan), label.values) >= 0.97
 
 
 def test_real_brain_tumours_survive_the_way_there_and_back(brats_root):
@@ -340,7 +334,7 @@ def test_real_brain_tumours_survive_the_way_there_and_back(brats_root):
     for file in files:
         label = _real(file)
         own = plan_grid([label], (1, 1, 1), "reference")
-        assert np.array_equal(restore_labels(label_onto(label, own, "linear"), own), label.values)
+        assert np.array_equal(restore_labels(label_onto(label, own), own), label.values)
 
 
 def test_a_mask_on_another_grid_is_refused_with_numbers():
@@ -361,7 +355,7 @@ def test_fields_of_view_that_do_not_overlap_are_refused_with_numbers():
     above = VoxelGrid((8, 9, 5), affine_of((1, 1, 3), flip=(-1, -1, 1), centre=(0, 0, 100)))
     pet = volume(ct.values, above, "pet.nii.gz")
     reason = r"pet.nii.gz: .* from inferior to superior it reaches from 98\.5 to 113\.5 mm, .* from -1\.5 to 13\.5 mm"
-    for extent in ("reference", "common", "union"):
+    for extent in ("reference", "common"):
         with pytest.raises(BadFile, match=reason):
             plan_grid([ct, pet], None, extent)
     with pytest.raises(BadFile, match=reason):

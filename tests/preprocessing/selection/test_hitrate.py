@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preprocessing.selection.hitrate import SHARES, LesionPatches, hit_rate, lesion_patches, ranked_hit_rate
+from preprocessing.selection.hitrate import SHARES, LesionPatches, lesion_patches, ranked_hit_rate
 
 
 def test_by_hand() -> None:
@@ -15,7 +15,7 @@ def test_by_hand() -> None:
     valid = np.array([[255, 255, 255, 128, 255, 255, 127, 0]], np.uint8)
     scores = np.array([[6.0, 1.0, 5.0, 4.0, 3.0, 2.0, 99.0, 98.0]])  # padding would come first if it counted
     # 6 candidates in the order 0 2 3 4 5 1: the first 2 (round 1.5) hold two lesion patches, the first 3 no more
-    rate = hit_rate(scores, label, valid, (0.25, 0.5, 0.75, 1.0))
+    rate = ranked_hit_rate(scores, lesion_patches(label, valid), (0.25, 0.5, 0.75, 1.0))
     assert rate.rates == pytest.approx({0.25: 2 / 3, 0.5: 2 / 3, 0.75: 2 / 3, 1.0: 1.0})
     assert rate.cases == 1
 
@@ -24,8 +24,8 @@ def test_images_with_fewer_than_three_lesion_patches_do_not_count() -> None:
     label = np.zeros((2, 9, 4), np.uint8)
     label[0, :2], label[1, :3] = 1, 1
     valid = np.full((2, 9), 255, np.uint8)
-    assert hit_rate(np.zeros((2, 9)), label, valid).cases == 1
-    assert hit_rate(np.zeros((1, 9)), label[:1], valid[:1]) == ({}, 0)
+    assert ranked_hit_rate(np.zeros((2, 9)), lesion_patches(label, valid)).cases == 1
+    assert ranked_hit_rate(np.zeros((1, 9)), lesion_patches(label[:1], valid[:1])) == ({}, 0)
 
 
 @settings(max_examples=40)
@@ -45,7 +45,7 @@ def test_equals_a_naive_loop(seed: int, patches: int) -> None:
         for share in SHARES:
             first = order[: round(share * len(real))]
             found[share].append(len(lesion & set(first)) / len(lesion))
-    rate = hit_rate(scores, label, valid)
+    rate = ranked_hit_rate(scores, lesion_patches(label, valid))
     assert rate.cases == len(found[0.25])
     if rate.cases:
         assert rate.rates == pytest.approx({share: np.mean(values) for share, values in found.items()})
