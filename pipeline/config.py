@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pydantic import Field, model_validator
+from upath import UPath
 
 from pipeline.benchmark.settings import BenchmarkSettings
 from pipeline.evaluate import EvaluateSettings
@@ -89,6 +90,16 @@ class Config(Settings):
     def pretrains(self) -> bool:
         """Whether the run trains an encoder of its own, neither starting from random weights nor from another's."""
         return self.pretrain.method != SCRATCH and not self.finetune.encoder
+
+    @property
+    def cache_dir(self) -> str:
+        """Where the patch cache lies."""
+        return self.cache.dir or str(UPath(self.run.dir) / "cache")
+
+    @property
+    def segmenter_dir(self) -> str:
+        """The segmenter that is evaluated and predicts: another run's, or this one's own."""
+        return self.checkpoint or str(UPath(self.run.dir) / "finetune" / "segmenter")
 
     @model_validator(mode="after")
     def _segmenter_has_what_it_needs(self) -> Config:

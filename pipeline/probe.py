@@ -15,7 +15,6 @@ from torch import Tensor
 
 from pipeline.models.encoder import Encoder
 from pipeline.training.loader import Batch, PatchLoader
-from preprocessing.cache import CANDIDATE
 
 THRESHOLDS = np.geomspace(0.01, 0.6, 16)  # rare lesions pull a regression to values near zero
 
@@ -72,7 +71,7 @@ class Probe:
 
     @property
     def _real(self) -> Tensor:
-        return self._batch.valid >= CANDIDATE
+        return self._batch.real_tokens
 
     def _features(self, encoder: Encoder) -> Tensor:
         """float32 [n, N, width + 1]: standardised tokens and a constant; zero on padding."""

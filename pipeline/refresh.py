@@ -10,7 +10,6 @@ from upath import UPath
 
 from pipeline.checkpoint import load_weights, save_weights
 from pipeline.training.loader import PatchLoader
-from preprocessing.cache import CANDIDATE
 from preprocessing.selection.scores import open_features, scores_from_tokens
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def refresh_scores(
     encoder.eval()
     for start in range(0, len(samples), _BATCH):
         batch = loader.gather(samples[start : start + _BATCH])
-        tokens[batch.sample] = encoder(batch.patches, coords, batch.valid >= CANDIDATE).half().cpu().numpy()
+        tokens[batch.sample] = encoder(batch.patches, coords, batch.real_tokens).half().cpu().numpy()
     encoder.train()
     table = open_features(cache, cases, config.selection, features)
     scores = scores_from_tokens(tokens, table, samples, config.selection, config.run.seed)

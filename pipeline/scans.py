@@ -13,7 +13,7 @@ from upath import UPath
 from preprocessing.case import Case
 from preprocessing.errors import ConfigError
 from preprocessing.layouts import LAYOUTS, DataSettings
-from preprocessing.object_store import fresh, reaching
+from preprocessing.object_store import fresh, is_local, reaching
 from preprocessing.readers.dicom_headers import is_dicom
 from preprocessing.readers.images import READERS
 from preprocessing.readers.volumes import READERS as VOLUME_READERS
@@ -117,8 +117,7 @@ def _results(root: UPath, output: UPath | None) -> UPath | None:
 
 def _place(folder: UPath) -> str:
     """Path of a folder, / at its end, the same however it is spelt."""
-    local = folder.protocol in ("", "file")
-    return str(UPath(folder.path).resolve() if local else folder).rstrip("/") + "/"
+    return str(UPath(folder.path).resolve() if is_local(folder) else folder).rstrip("/") + "/"
 
 
 def _without(items: Sequence[T], file_of: Callable[[T], str], results: UPath | None) -> list[T]:

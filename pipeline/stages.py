@@ -61,7 +61,7 @@ class Pipeline:
 
     def __init__(self, config: Config, folder: RunFolder, token: str) -> None:
         self.config, self.folder, self.token = config, folder, token
-        self.cache_dir = config.cache.dir or str(folder.root / "cache")
+        self.cache_dir = config.cache.dir or str(folder.root / "cache")  # absolute, for workers
         self.splits_file = str(folder.root / SPLITS_FILE)
 
     @functools.cached_property

@@ -13,5 +13,11 @@ class ConfigError(Exception):
         super().__init__("\n".join(self.mistakes))
 
 
+def shortened(mistakes: list[str], most: int = 10) -> list[str]:
+    """Mistakes of one kind; of many the first, and how many more there are."""
+    more = len(mistakes) - most
+    return mistakes if more <= 0 else [*mistakes[:most], f"... and {more} more of this kind"]
+
+
 class RunError(Exception):
     """A failure during the work (exit status 1). The message says what, where, and what to do about it."""

@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 from upath import UPath
 
-from preprocessing.errors import ConfigError
+from preprocessing.errors import ConfigError, shortened
 from preprocessing.text_table import read_csv
 
 PARTS = ("train", "val", "test")
 SPLITS = (*PARTS, "unlabelled", "excluded")
-_SHOWN = 10  # mistakes of one kind that are spelt out
 
 
 def read_given(path: str, known: Iterable[str]) -> dict[str, str]:
@@ -23,12 +22,12 @@ def read_given(path: str, known: Iterable[str]) -> dict[str, str]:
         ConfigError: the file is missing, lacks a column, or names a split or a case that does not exist.
     """
     table, names = read_columns(path, ("case", "split")), set(known)
-    mistakes = _some(
+    mistakes = shortened(
         [f"data.splits: {path}: case {c} has the split {s!r}, there are {', '.join(SPLITS)}"
          for c, s in zip(table["case"], table["split"], strict=True) if s not in SPLITS]
     )  # fmt: skip
-    mistakes += _some([f"data.splits: {path}: there is no case {c}" for c in table["case"] if c not in names])
-    mistakes += _some(
+    mistakes += shortened([f"data.splits: {path}: there is no case {c}" for c in table["case"] if c not in names])
+    mistakes += shortened(
         [f"data.splits: {path}: case {c} is named twice" for c in table["case"][table["case"].duplicated()]]
     )
     if mistakes:
@@ -50,12 +49,14 @@ def find_leaks(cases: Sequence[str], groups: Sequence[str], splits: Sequence[str
             f"group, {group} (same patient, or near-duplicate images)"
             for other in others
         ]
-    return _some(leaks)
+    return shortened(leaks)
 
 
 def find_left_out(cases: pd.Series, labelled: np.ndarray, given: np.ndarray) -> list[str]:
     """A sentence for each labelled case (str, bool, str, one of each a case) without a split."""
-    return _some([f"the given split leaves out the labelled case {case}" for case in cases[labelled & (given == "")]])
+    return shortened(
+        [f"the given split leaves out the labelled case {case}" for case in cases[labelled & (given == "")]]
+    )
 
 
 def read_columns(path: str, columns: Sequence[str], strip: bool = True) -> pd.DataFrame:
@@ -74,8 +75,3 @@ def read_columns(path: str, columns: Sequence[str], strip: bool = True) -> pd.Da
     if missing:
         raise ConfigError(f"data.splits: {path} lacks the column(s) {', '.join(missing)}; it has {', '.join(table)}")
     return table
-
-
-def _some(mistakes: list[str]) -> list[str]:
-    more = len(mistakes) - _SHOWN
-    return mistakes if more <= 0 else [*mistakes[:_SHOWN], f"... and {more} more of this kind"]

@@ -139,7 +139,7 @@ def _cell(config: Config, arm: str, seed: int, fold: int, labels: float, epochs:
     fields = {
         "run.dir": str(root / "cells" / folder / arm),
         "run.seed": seed,
-        "cache.dir": config.cache.dir or str(root / "cache"),
+        "cache.dir": config.cache_dir,
         "data.fold": fold,
         "data.label_fraction": labels,
         "search.enabled": False,

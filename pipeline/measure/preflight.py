@@ -31,7 +31,7 @@ from pipeline.scans import find_scans
 from preprocessing.case import BadFile, Case, Rejection
 from preprocessing.errors import ConfigError, RunError
 from preprocessing.layouts import load_cases
-from preprocessing.object_store import fresh
+from preprocessing.object_store import fresh, is_local
 from preprocessing.prepare import prepare
 from preprocessing.readers.volumes import is_volume_file
 from preprocessing.samples import samples_of
@@ -100,13 +100,9 @@ def input_mistakes(config: Config, needs: Sequence[str]) -> list[str]:
 def _modalities(config: Config) -> int:
     """What the segmenter takes; 1 where it is not trained yet, or cannot be read, which is told where it is needed."""
     try:
-        return len(read_meta(_segmenter(config), "segmenter")["modalities"])
+        return len(read_meta(config.segmenter_dir, "segmenter")["modalities"])
     except RunError:
         return 1
-
-
-def _segmenter(config: Config) -> str:
-    return config.checkpoint or f"{config.run.dir}/finetune/segmenter"
 
 
 def preflight(
@@ -173,10 +169,10 @@ def _told(check: Callable[[], object]) -> list[str]:
 def _describe_scans(report: Preflight, config: Config) -> None:
     output = output_folder(config.predict, config.run.dir)
     scans = find_scans(config.predict.input, config.data, _modalities(config), output)
-    there = "" if fresh(UPath(_segmenter(config))).is_dir() else " (not there yet)"
+    there = "" if fresh(UPath(config.segmenter_dir)).is_dir() else " (not there yet)"
     report.add("scans", "to segment", f"{number(len(scans))} in {config.predict.input}")
     report.add("scans", "results", str(output))
-    report.add("scans", "segmenter", _segmenter(config) + there)
+    report.add("scans", "segmenter", config.segmenter_dir + there)
 
 
 def _describe_data(report: Preflight, config: Config, cases: list[Case], rejected: list[Rejection]) -> None:
@@ -230,12 +226,12 @@ def _describe_others(report: Preflight) -> None:
 
 
 def _describe_storage(report: Preflight, config: Config, samples: int, channels: int) -> list[str]:
-    cache = config.cache.dir or f"{config.run.dir}/cache"
+    cache = config.cache_dir
     report.add("storage", "run.dir", f"{config.run.dir} ({_sharing(config.run.dir)})")
     if config.cache.dir:
         report.add("storage", "cache.dir", f"{cache} ({_sharing(cache)})")
     need = samples * config.cache.sample_bytes(channels) / _COMPRESSION
-    if not _is_local(cache):
+    if not is_local(UPath(cache)):
         report.add("storage", "cache", f"about {need / _GIB:.2f} GiB")
         return []
     free = shutil.disk_usage(_existing(Path(cache))).free
@@ -280,12 +276,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _is_local(path: str) -> bool:
-    return UPath(path).protocol in ("", "file", "local")
-
-
 def _sharing(path: str) -> str:
-    return "this machine only, unless a shared mount" if _is_local(path) else "shared by all nodes"
+    return "this machine only, unless a shared mount" if is_local(UPath(path)) else "shared by all nodes"
 
 
 def _existing(path: Path) -> Path:

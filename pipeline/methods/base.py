@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.masking import MaskPlan
 from pipeline.models.encoder import Encoder
 from pipeline.training.loader import Batch
-from preprocessing.cache import CANDIDATE, PatchCache
+from preprocessing.cache import PatchCache
 from preprocessing.geometry.patchify import grid_coords
 from preprocessing.settings import Settings
 
@@ -139,8 +139,3 @@ class Masking(Method):
     def pixels(self, batch: Batch) -> Tensor:
         """bool [b, N, D], pixels that are not padding, in every channel."""
         return batch.real if self.shape.channels == 1 else batch.real.repeat(1, 1, self.shape.channels)
-
-
-def real_tokens(batch: Batch) -> Tensor:
-    """bool [b, N], patches that are not mostly padding: no method sees or reconstructs the others."""
-    return batch.valid >= CANDIDATE

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.methods.base import Method, Shape, StepResult, real_tokens
+from pipeline.methods.base import Method, Shape, StepResult
 from pipeline.models.encoder import Encoder
 from pipeline.models.image_level import head, image_vector
 from pipeline.models.momentum import follow, rising, slow_copy, within
@@ -65,7 +65,7 @@ class Byol(Method):
         follow(self.target_projector, self.projector, momentum)
 
     def _project(self, encoder: Encoder, projector: nn.Module, view: Batch) -> Tensor:
-        return projector(image_vector(encoder, view.patches, self.coords, real_tokens(view)))
+        return projector(image_vector(encoder, view.patches, self.coords, view.real_tokens))
 
 
 def distance(predicted: Tensor, target: Tensor) -> Tensor:

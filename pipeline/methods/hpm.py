@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.masking import MaskPlan, choose_mask, keyed_uniform
-from pipeline.methods.base import Shape, real_tokens
+from pipeline.methods.base import Shape
 from pipeline.methods.mae import NOISE, Mae
 from pipeline.models.image_level import at_least_one
 from pipeline.models.mae import TokenDecoder, masked_mean, patch_means
@@ -70,7 +70,7 @@ class Hpm(Mae):
     @torch.no_grad()
     def difficulty(self, batch: Batch) -> Tensor:
         """The teacher's predicted difficulty of each patch of the whole image, float32 [b, N]."""
-        real = at_least_one(real_tokens(batch))
+        real = at_least_one(batch.real_tokens)
         everywhere = torch.arange(real.shape[1], device=real.device).expand(len(real), -1)
         plan = MaskPlan(everywhere, real, torch.zeros_like(real))
         encoded = self.teacher_encoder(batch.patches, self.coords, real)
@@ -78,7 +78,7 @@ class Hpm(Mae):
 
     def plan(self, batch: Batch, ratio: float, strength: float, seed: int) -> MaskPlan:
         """The batch's masks: the hardest patches first as far as their share goes, then random ones."""
-        real = real_tokens(batch)
+        real = batch.real_tokens
         noise = keyed_uniform(seed, batch.position, real.shape[1], NOISE)
         difficulty = self.difficulty(batch).masked_fill(~real, -torch.inf)
         rank = difficulty.argsort(dim=1, descending=True, stable=True).argsort(1)

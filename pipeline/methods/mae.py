@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.masking import MaskPlan, choose_mask, keyed_uniform
-from pipeline.methods.base import Masking, Shape, StepResult, real_tokens
+from pipeline.methods.base import Masking, Shape, StepResult
 from pipeline.models.mae import MaskedAutoencoder
 from pipeline.training.loader import Batch
 from preprocessing.settings import Settings
@@ -51,7 +51,7 @@ class Mae(Masking):
     def plan(self, batch: Batch, ratio: float, strength: float, seed: int) -> MaskPlan:
         """The batch's masks: a function of seed, global position and ratio."""
         noise = keyed_uniform(seed, batch.position, batch.valid.shape[1], NOISE)
-        return choose_mask(real_tokens(batch), None, noise, ratio, 0.0)
+        return choose_mask(batch.real_tokens, None, noise, ratio, 0.0)
 
     def predict(self, batch: Batch, plan: MaskPlan) -> Tensor:
         """Predicted targets [b, N, D]; only the masked ones mean anything."""

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.masking import MaskPlan
-from pipeline.methods.base import StepResult, real_tokens
+from pipeline.methods.base import StepResult
 from pipeline.methods.mae import Mae
 from pipeline.models.mae import masked_mean
 from pipeline.training.global_batch import places, whole
@@ -81,7 +81,7 @@ def mixture(batch: Batch, other: Batch, plan: MaskPlan) -> tuple[MaskPlan, MaskP
         batch, other: the samples and their partners.
         plan: the samples' masks; the partners are seen wherever the samples are not.
     """
-    seen, other_real = real_tokens(batch) & ~plan.masked, real_tokens(other)
+    seen, other_real = batch.real_tokens & ~plan.masked, other.real_tokens
     everywhere = torch.arange(seen.shape[1], device=seen.device).expand(len(seen), -1)
     return (
         MaskPlan(everywhere, seen, plan.masked),

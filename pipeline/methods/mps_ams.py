@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.masking import MaskPlan, choose_mask, keyed_uniform
-from pipeline.methods.base import Shape, real_tokens
+from pipeline.methods.base import Shape
 from pipeline.methods.mae import NOISE, Mae
 from pipeline.models.mae import masked_mean, patch_means
 from pipeline.schedule import round_to_level, value_at
@@ -76,7 +76,7 @@ class MpsAms(Mae):
         if scores is not None and self.config.mask.random_share:
             coin = keyed_uniform(seed, batch.position, 1, _COIN)
             scores = scores * (coin >= self.config.mask.random_share)
-        return choose_mask(real_tokens(batch), scores, noise, ratio, strength)
+        return choose_mask(batch.real_tokens, scores, noise, ratio, strength)
 
     def loss(self, batch: Batch, plan: MaskPlan) -> Tensor:
         """Reconstruction loss of each sample, float32 [b], with AMLP's additions where they are on."""

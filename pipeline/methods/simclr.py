@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.methods.base import Method, Shape, StepResult, real_tokens
+from pipeline.methods.base import Method, Shape, StepResult
 from pipeline.models.image_level import head, image_vector
 from pipeline.training.global_batch import places, whole
 from pipeline.training.loader import Batch
@@ -42,7 +42,7 @@ class SimClr(Method):
 
     def forward(self, views: Sequence[Batch], ratio: float, strength: float, seed: int) -> StepResult:
         first, second = (
-            self.head(image_vector(self.encoder, view.patches, self.coords, real_tokens(view))) for view in views
+            self.head(image_vector(self.encoder, view.patches, self.coords, view.real_tokens)) for view in views
         )
         loss = nt_xent(first, second, views[0].position, self.config.pretrain.batch, self.options.temperature)
         return StepResult(loss, None)

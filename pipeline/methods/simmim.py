@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.masking import MaskPlan, choose_mask, keyed_uniform
-from pipeline.methods.base import Masking, Shape, StepResult, real_tokens
+from pipeline.methods.base import Masking, Shape, StepResult
 from pipeline.methods.mae import NOISE
 from pipeline.models.encoder import init_weights
 from pipeline.models.image_level import at_least_one
@@ -52,13 +52,13 @@ class SimMim(Masking):
     def plan(self, batch: Batch, ratio: float, strength: float, seed: int) -> MaskPlan:
         """The batch's masks: a function of seed, global position and ratio."""
         noise = keyed_uniform(seed, batch.position, batch.valid.shape[1], NOISE)
-        return choose_mask(real_tokens(batch), None, noise, ratio, 0.0)
+        return choose_mask(batch.real_tokens, None, noise, ratio, 0.0)
 
     def reconstruct(self, batch: Batch, plan: MaskPlan) -> Tensor:
         """Predicted patches [b, N, D]; only the masked ones mean anything."""
         embedded = self.encoder.embed(batch.patches)
         tokens = torch.where(plan.masked[..., None], self.mask_token.to(embedded.dtype), embedded)
-        return self.head(self.encoder.transform(tokens, self.coords, at_least_one(real_tokens(batch))))
+        return self.head(self.encoder.transform(tokens, self.coords, at_least_one(batch.real_tokens)))
 
     def forward(self, views: Sequence[Batch], ratio: float, strength: float, seed: int) -> StepResult:
         (batch,) = views

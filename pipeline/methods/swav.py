@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.methods.base import Method, Shape, StepResult, real_tokens
+from pipeline.methods.base import Method, Shape, StepResult
 from pipeline.models.image_level import head, image_vector
 from pipeline.training.global_batch import places, whole
 from pipeline.training.loader import Batch
@@ -54,7 +54,7 @@ class Swav(Method):
 
     def forward(self, views: Sequence[Batch], ratio: float, strength: float, seed: int) -> StepResult:
         features = [
-            self.head(image_vector(self.encoder, view.patches, self.coords, real_tokens(view))) for view in views
+            self.head(image_vector(self.encoder, view.patches, self.coords, view.real_tokens)) for view in views
         ]
         with torch.autocast(self.prototypes.device.type, enabled=False):
             prototypes = F.normalize(self.prototypes, dim=1)

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.masking import MaskPlan, keyed_uniform
-from pipeline.methods.base import Shape, real_tokens
+from pipeline.methods.base import Shape
 from pipeline.methods.mae import NOISE, Mae
 from pipeline.models.mae import masked_mean
 from pipeline.training.loader import Batch
@@ -65,7 +65,7 @@ class UmMae(Mae):
 
     def plan(self, batch: Batch, ratio: float, strength: float, seed: int) -> UniformPlan:
         """The batch's masks: a function of seed and global position; a block of padding alone shows nothing."""
-        real = real_tokens(batch)
+        real = batch.real_tokens
         noise, second = (keyed_uniform(seed, batch.position, real.shape[1], stream) for stream in (NOISE, _SECOND))
         # numbers of the tokens by block, N beyond the grid's border
         place = torch.arange(real.shape[1], device=real.device).view(1, 1, *self.shape.grid)

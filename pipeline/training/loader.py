@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.training.block_memory import BlockMemory
-from preprocessing.cache import PatchCache, unpack_real
+from preprocessing.cache import CANDIDATE, PatchCache, unpack_real
 from preprocessing.settings import NO_INFLUENCE, Settings
 
 _DRAW = 1  # stream of the epoch's draw; the order uses seed and epoch alone
@@ -90,6 +90,11 @@ class Batch:
     label: Tensor
     labelled: Tensor
     scores: Tensor | None
+
+    @property
+    def real_tokens(self) -> Tensor:
+        """bool [b, N], patches that are not mostly padding: no method sees or reconstructs the others."""
+        return self.valid >= CANDIDATE
 
 
 def rows_of(batch: Batch, rows: Tensor) -> Batch:

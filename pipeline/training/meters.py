@@ -8,7 +8,6 @@ from torch import Tensor
 from pipeline.training.loader import Batch
 from pipeline.training.session import Session, sum_over_workers
 from pipeline.training.tokens import lesion_patches
-from preprocessing.cache import CANDIDATE
 
 _NAMES = ("loss", "samples", "masked", "real", "lesion", "lesion_masked", "labelled_masked")
 
@@ -33,7 +32,7 @@ class EpochMeter:
             lesion = lesion_patches(batch.label, batch.valid) & batch.labelled[:, None]
             counts += [
                 masked.sum(),
-                (batch.valid >= CANDIDATE).sum(),
+                batch.real_tokens.sum(),
                 lesion.sum(),
                 (lesion & masked).sum(),
                 (masked & batch.labelled[:, None]).sum(),

@@ -11,6 +11,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from upath import UPath
 
 from preprocessing.errors import RunError
+from preprocessing.object_store import is_local
 from preprocessing.storage import absolute
 
 _SECONDS = 120.0  # for a machine to start a worker and look
@@ -27,7 +28,7 @@ def check_shared(folders: Mapping[str, str]) -> None:
     """
     here = ray.get_runtime_context().get_node_id()
     others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
-    local = {field: UPath(absolute(path)) for field, path in folders.items() if UPath(path).protocol in ("", "file")}
+    local = {field: UPath(absolute(path)) for field, path in folders.items() if is_local(UPath(path))}
     if not others or not local:
         return
     name = f".seen-by-all-{secrets.token_hex(4)}"

@@ -16,14 +16,13 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from preprocessing.case import Case, Rejection
-from preprocessing.errors import ConfigError
+from preprocessing.errors import ConfigError, shortened
 from preprocessing.given_splits import SPLITS
 from preprocessing.object_store import is_local
 from preprocessing.readers.dicom import series_folder
 from preprocessing.text_table import read_csv, stripped
 
 RESERVED = ("case", "group", "stratum", "label", "split")
-_SHOWN = 10
 
 
 def find(root: str, manifest: str, modalities: Sequence[str]) -> tuple[list[Case], list[Rejection]]:
@@ -63,7 +62,7 @@ def find(root: str, manifest: str, modalities: Sequence[str]) -> tuple[list[Case
         group = row.get("group", "") or row["case"]
         cases.append(Case(row["case"], group, row.get("stratum", ""), images, labels, row.get("split", "")))
     twice = table["case"][table["case"].duplicated() & (table["case"] != "")].unique()
-    mistakes = _some(rows) + _some([f"{manifest}: case {case} is named more than once" for case in twice])
+    mistakes = shortened(rows) + shortened([f"{manifest}: case {case} is named more than once" for case in twice])
     if mistakes:
         raise ConfigError(mistakes)
     return cases, []
@@ -143,8 +142,3 @@ def _column_mistakes(table: pd.DataFrame, manifest: str, columns: Sequence[str])
 def _near(name: str, table: pd.DataFrame) -> str:
     near = difflib.get_close_matches(name, list(table), 1)
     return f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(map(str, table))}"
-
-
-def _some(mistakes: list[str]) -> list[str]:
-    more = len(mistakes) - _SHOWN
-    return mistakes if more <= 0 else [*mistakes[:_SHOWN], f"... and {more} more rows"]

@@ -13,6 +13,7 @@ from upath import UPath
 
 from preprocessing.case import Case, Rejection
 from preprocessing.errors import ConfigError
+from preprocessing.object_store import is_local
 
 LABEL = "label"  # the key of the label map among a scan's files
 _ENDINGS = (".nii.gz", ".nii")
@@ -78,7 +79,7 @@ def walk(root: UPath, depth: int | None = None) -> Iterator[tuple[UPath, list[UP
     queue, seen = deque([(root, 0)] if root.is_dir() else []), set()
     while queue:
         folder, level = queue.popleft()
-        place = str(folder.resolve()) if folder.protocol in ("", "file") else str(folder)
+        place = str(folder.resolve()) if is_local(folder) else str(folder)
         if place in seen:
             continue
         seen.add(place)

@@ -14,6 +14,7 @@ from upath import UPath
 
 from preprocessing.case import BadFile
 from preprocessing.geometry.volume import Volume
+from preprocessing.object_store import is_local
 from preprocessing.readers.grid_checks import grid_from_lps, spatial_shape
 from preprocessing.readers.local_copy import opening, read_content
 
@@ -59,7 +60,7 @@ def _dtypes() -> dict[int, str]:
 def _local(file: str) -> Iterator[Path]:
     """The file where SimpleITK can read it, with the data file that its header names."""
     path = UPath(file)
-    if path.protocol in ("", "file"):
+    if is_local(path):
         with opening(file), path.open("rb") as stream:
             if not stream.read(1):
                 raise BadFile(file, "the file is empty (0 bytes)")

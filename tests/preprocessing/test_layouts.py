@@ -145,7 +145,7 @@ def test_missing_files_are_shown_ten_at_a_time(tmp_path):
     table(tmp_path, [{"case": str(i), "image": f"{i}.png"} for i in range(25)])
     found = mistakes(root=str(tmp_path), layout="manifest")
     assert len(found) == 11
-    assert found[-1] == "... and 15 more rows"
+    assert found[-1] == "... and 15 more of this kind"
 
 
 def test_mistyped_columns_name_the_nearest(tmp_path):

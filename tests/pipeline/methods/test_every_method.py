@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from pipeline.methods import METHODS, Masking
-from pipeline.methods.base import real_tokens
 from pipeline.training.learner import Learner
 from pipeline.training.loader import rows_of
 from pipeline.training.session import LocalSession
@@ -37,13 +36,13 @@ def test_padding_is_neither_seen_nor_reconstructed(name, dims):
     model = method(name, dims)
     batches = views(model, dims)
     for batch in batches:
-        assert not real_tokens(batch).all()
+        assert not batch.real_tokens.all()
     result = losses(model, batches)
-    changed = [replace(b, patches=torch.where(real_tokens(b)[..., None], b.patches, 100.0)) for b in batches]
+    changed = [replace(b, patches=torch.where(b.real_tokens[..., None], b.patches, 100.0)) for b in batches]
     again = losses(model, changed)
     torch.testing.assert_close(result.loss, again.loss, rtol=1e-4, atol=1e-5)
     if result.masked is not None:
-        assert not (result.masked & ~real_tokens(batches[0])).any()
+        assert not (result.masked & ~batches[0].real_tokens).any()
 
 
 @pytest.mark.parametrize("name", MASKING)

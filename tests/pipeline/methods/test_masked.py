@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 
-from pipeline.methods.base import real_tokens
 from pipeline.methods.hpm import relative_loss
 from pipeline.methods.mps_ams import category_loss, hardness
 from pipeline.training.loader import rows_of
@@ -76,7 +75,7 @@ def test_simmim_is_the_absolute_error_and_its_encoder_works_on_all_tokens(dims):
     batch.patches.requires_grad_(True)
     model.reconstruct(batch, plan)[plan.masked].sum().backward()
     reached = batch.patches.grad.abs().sum(-1) > 0
-    assert torch.equal(reached, real_tokens(batch) & ~plan.masked)  # neither masked patches nor padding
+    assert torch.equal(reached, batch.real_tokens & ~plan.masked)  # neither masked patches nor padding
     result.loss.sum().backward()
     assert model.mask_token.grad.abs().sum() > 0
 
@@ -107,7 +106,7 @@ def subset_loss(model, batch, row, visible, masked):
 @torch.no_grad()
 def test_mixmim_reconstructs_either_image_from_its_own_part_of_the_mixture(dims):
     model, batch = method("mixmim", dims), samples(dims)
-    result, real = losses(model, [batch]), real_tokens(batch)
+    result, real = losses(model, [batch]), batch.real_tokens
     assert tokens_of_the_encoder(model, lambda: losses(model, [batch])) == {real.shape[1]}
     for row in (0, 6):
         other = (row + 4) % 8
