@@ -91,7 +91,7 @@ def evaluate(
         first = f"; the first of {len(rejected)} that cannot be used: {rejected[0]}" if rejected else ""
         raise RunError(f"evaluation: there is no labelled case to compare with{first}")
     table = pd.DataFrame(rows, columns=COLUMNS)
-    summary = _summary(table, list(classes)) | {"resolution": settings.resolution}
+    summary = _summary(table, list(classes)) | {"rejected": len(rejected), "resolution": settings.resolution}
     if folder is not None:
         make_folder(folder)
         (folder / "cases.csv").write_text(table.to_csv(index=False))

@@ -19,6 +19,7 @@ from pipeline.checkpoint import load_weights, save_weights, transfer
 from pipeline.models.encoder import EncoderSettings, standardise
 from pipeline.models.segmenters import build_segmenter
 from pipeline.models.token_segmenter import TokenSegmenter
+from pipeline.seen import images_of
 from pipeline.segmentation.canvas import Canvas
 from pipeline.segmentation.losses import segmentation_loss
 from pipeline.segmentation.regions import region_masks
@@ -92,6 +93,7 @@ class Finetuning:
         self.cache = PatchCache.open(task.cache)
         self.canvas = Canvas(self.cache.size, self.cache.patch, self.cache.channels)
         splits = Splits.read(task.splits)
+        self.labelled = [*splits.labelled("train"), *splits.labelled("val")]
         self.loader = self._loader(splits.labelled("train"), self.settings.batch)
         epoch, batch = self.loader.epoch_samples, self.settings.batch
         self.total = -(-self.settings.epochs * epoch // batch) * batch
@@ -286,6 +288,7 @@ class Finetuning:
                 "validation_cases": self.validation.cases,
                 "validation_dsc": self.choice.dsc,
                 "pretrained": self.task.encoder is not None,
+                "seen": images_of(cache, self.labelled),
             },
         )
 

@@ -126,6 +126,17 @@ class RunFolder:
             metrics[section] = metrics.get(section, {}) | values if isinstance(values, Mapping) else values
         write_json(path, metrics)
 
+    def drop_stage(self, name: str) -> None:
+        """Remove what a stage has left, if it has begun."""
+        if self.stage_record(name) is not None:
+            remove_folder(self.root / name, "stage.json")
+
+    def drop_metrics(self, section: str) -> None:
+        """Forget a section of metrics.json, since what it tells of is made anew."""
+        metrics = self.read_metrics()
+        if metrics.pop(section, None) is not None:
+            write_json(self.root / "metrics.json", metrics)
+
     def read_metrics(self) -> dict[str, Any]:
         """metrics.json as it stands, {} before the first job."""
         return read_json(self.root / "metrics.json") or {}

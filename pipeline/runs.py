@@ -13,6 +13,7 @@ from pipeline.stages import Pipeline
 from pipeline.training.cluster import joined
 from pipeline.training.offers import demand
 from pipeline.training.sharing import check_shared
+from preprocessing.errors import ConfigError
 from preprocessing.storage import write_text
 
 CONFIG_FILE = "config.yaml"
@@ -40,7 +41,16 @@ STAGES = (
 
 
 def run(config: Config) -> None:
-    """Everything, scans to report."""
+    """Everything, scans to report.
+
+    Raises:
+        ConfigError: another run's segmenter is given, whose figures would pass for this run's.
+    """
+    if config.checkpoint:
+        raise ConfigError(
+            f"checkpoint = {config.checkpoint}: jobs.run trains and judges a segmenter of its own; give it to "
+            "jobs.evaluate or jobs.predict"
+        )
     with opened(config) as pipeline:
         for stage in STAGES:
             stage(pipeline)

@@ -34,7 +34,7 @@ from pipeline.scans import find_scans
 from pipeline.search import Space, Study, finetune_study, schedule_study
 from pipeline.search import search as search_space
 from pipeline.search_settings import FINETUNE_SEARCH, SCHEDULE_SEARCH
-from pipeline.seen import check_unseen
+from pipeline.seen import check_unseen, unseen_cases
 from pipeline.tracking import Tracker
 from pipeline.training.group import train_group
 from pipeline.training.history import throughput
@@ -45,7 +45,7 @@ from preprocessing.build import build_cache
 from preprocessing.cache import PatchCache
 from preprocessing.case import Case, Rejection
 from preprocessing.errors import RunError
-from preprocessing.fingerprint import digest_files, fingerprint_of
+from preprocessing.fingerprint import content_without_labels, digest_files, fingerprint_of
 from preprocessing.layouts import has_phantoms, load_cases
 from preprocessing.selection.benchmark import selection_table
 from preprocessing.selection.scores import ScoreTable, open_features, score_cache
@@ -122,13 +122,18 @@ class Pipeline:
         found["phantoms"] = has_phantoms(self.config.data.root)
         labels = {part: len(splits.labelled(part)) for part in ("train", "val", "test")}
         self.folder.merge_metrics({"data": {**found, "splits": splits.counts(), "labels_used": labels}})
-        inputs = self._data_inputs() | _sections(self.config, "selection")
-        with self.folder.stage("selection", inputs) as stage:
+        self._measure_selection()
+
+    def _measure_selection(self) -> None:
+        """Hit rates and pictures of the selection as it is used: as configured until a search has chosen another."""
+        config, labels = self.scheduled, {"labels": self.cache.fingerprint}
+        with self.folder.stage("selection", self._data_inputs() | labels | _sections(config, "selection")) as stage:
             if not stage.done:
-                table = self._scores(self.config)
-                cases = splits.pretraining(self.config.pretrain.include_test)
-                features = open_features(cache, cases, self.config.selection, self._scores_dir)
-                part = report_selection(cache, splits, table, features, cases, stage.folder, self.config.run.seed)
+                self.folder.drop_metrics("selection")
+                table, cases = self._scores(config), self.splits.pretraining(config.pretrain.include_test)
+                features = open_features(self.cache, cases, config.selection, self._scores_dir)
+                seed = config.run.seed
+                part = report_selection(self.cache, self.splits, table, features, cases, stage.folder, seed)
                 self.folder.merge_metrics({"selection": part})
 
     def selection_table(self) -> pd.DataFrame:
@@ -150,6 +155,7 @@ class Pipeline:
             space = space_of("mask_schedule", without=("selection.rule",) if self.config.selection.weights else ())
             study = schedule_study(self.config.search)
             self._search(replace(self.pretrain_task(space), folder=str(stage.folder)), study, space, "search")
+        self._measure_selection()
 
     def search_finetune(self) -> None:
         """Fine-tunings from the pretrained encoder to choose the fine-tuning's settings by."""
@@ -204,6 +210,8 @@ class Pipeline:
         with self.folder.stage("finetune", self._finetune_inputs()) as stage:
             if stage.done:
                 return
+            self.folder.drop_metrics("segmentation")
+            self.folder.drop_stage("evaluate")  # of the segmenter that was
             told = self.tracker.records("finetune")
             with watching("finetune", stage.folder, config.finetune.epochs, "val_dsc", told):
                 segmenter = train_segmenter(self._finetune_task(stage.folder), self.folder.lock_file, self.token)
@@ -218,10 +226,13 @@ class Pipeline:
         cases = self.found[0]
         if not config.checkpoint:
             self._needs_labels()
+            self._needs_segmenter()
             test = set(self.splits.cases("test"))
             cases = [case for case in cases if case.id in test]
         cases = [case for case in cases if case.labels]
         digests = digest_files(cases, self.folder.root / "evaluated_files.json")  # beside the stage, to outlive it
+        if config.checkpoint:
+            cases = unseen_cases(checkpoint, cases, digests)
         inputs = {
             "cases": [case.id for case in cases],
             "images_and_labels": fingerprint_of(cases, digests, {}),
@@ -231,13 +242,14 @@ class Pipeline:
         }
         with self.folder.stage("evaluate", inputs) as stage:
             if not stage.done:
+                self.folder.drop_metrics("segmentation")
                 summary = on_device(config.resources, judge, config, checkpoint, cases, str(stage.folder))
                 self.folder.merge_metrics({"segmentation": {"test": summary}})
         test = self.folder.read_metrics()["segmentation"]["test"]
         self.tracker.result(test)
-        print(
-            "test: " + ", ".join(f"{k} {test[k]:.3f}" for k in ("dsc", "ppv", "sen", "hd95") if test.get(k) is not None)
-        )
+        told = ", ".join(f"{k} {test[k]:.3f}" for k in ("dsc", "ppv", "sen", "hd95") if test.get(k) is not None)
+        rejected = f"; {test['rejected']} cases could not be judged (evaluate/rejected.csv)" if test["rejected"] else ""
+        print(f"test: {told}{rejected}")
 
     def predict(self) -> None:
         """Masks for the images of `predict.input`."""
@@ -311,12 +323,17 @@ class Pipeline:
 
     def _data_inputs(self) -> dict[str, Any]:
         return {
-            "cache": self.cache.fingerprint,
+            "scans": self._scans,
             "splits": hashlib.sha256(self.splits.table.to_csv().encode()).hexdigest()[:16],
             "include_test": self.config.pretrain.include_test,
             "seed": self.config.run.seed,
             "checkpoints": SCHEMA,  # those of another version cannot be read
         }
+
+    @functools.cached_property
+    def _scans(self) -> str:
+        """What trainings read: a label of a test case that is corrected changes none of them."""
+        return content_without_labels(self.cache, self.splits.cases("test"))
 
     def _needs_encoder(self) -> None:
         """That the encoder that the fine-tuning starts from is what its inputs say, and saw no test case."""
@@ -325,6 +342,14 @@ class Pipeline:
         if self.scheduled.pretrains and not self.folder.is_done("pretrain", self._pretrain_inputs()):
             raise RunError(
                 f"there is no pretraining in {self.folder.root} with these scans and settings; python -m jobs.pretrain "
+                "with the same configuration makes it, python -m jobs.run all that is lacking"
+            )
+
+    def _needs_segmenter(self) -> None:
+        """That the run's segmenter was trained on these splits: otherwise test cases may be what it learned from."""
+        if not self.folder.is_done("finetune", self._finetune_inputs()):
+            raise RunError(
+                f"there is no segmenter in {self.folder.root} for these scans and settings; python -m jobs.finetune "
                 "with the same configuration makes it, python -m jobs.run all that is lacking"
             )
 

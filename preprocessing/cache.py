@@ -154,10 +154,14 @@ class PatchCache:
 
     def image_digests(self, cases: Iterable[str]) -> dict[str, list[str]]:
         """Digests of the image files of the given cases, by case."""
-        inputs = read_table(UPath(self.root) / INPUTS_FILE).to_pydict()
-        digests = dict(zip(inputs["file"], inputs["digest"], strict=True))
         images = self.cases.set_index("case")["images"]
-        return {case: [digests[file] for file in json.loads(images[case]).values()] for case in cases}
+        return {case: [self.digests[file] for file in json.loads(images[case]).values()] for case in cases}
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Digest of each file of the cases, labels too."""
+        inputs = read_table(UPath(self.root) / INPUTS_FILE).to_pydict()
+        return dict(zip(inputs["file"], inputs["digest"], strict=True))
 
     def read(self, samples: np.ndarray) -> PatchBatch:
         """The given samples, in their order; each block is read once."""

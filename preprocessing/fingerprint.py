@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from upath import UPath
@@ -15,8 +15,12 @@ from upath import UPath
 from preprocessing.case import Case
 from preprocessing.object_store import fresh, is_local, reaching
 from preprocessing.readers.dicom import series_folder
+from preprocessing.readers.itk import data_files
 from preprocessing.schema import INPUTS, SCHEMA_VERSION
 from preprocessing.storage import make_folder, write_text
+
+if TYPE_CHECKING:
+    from preprocessing.cache import PatchCache
 
 MEMO_FILE = "hashes.json"
 # What a store keeps of an object, the best first; without any of them the content is read. S3's ETag is the MD5 of what
@@ -56,6 +60,21 @@ def fingerprint_of(cases: Sequence[Case], digests: Mapping[str, str], settings: 
         for case in cases
     ]
     return digest_of([SCHEMA_VERSION, settings, parts])
+
+
+def content_without_labels(cache: PatchCache, cases: Iterable[str]) -> str:
+    """Digest of all that a cache holds but for the labels of the given cases: what a training depends on that reads
+    none of these."""
+    hidden = set(cases)
+    rows = [
+        [case, json.loads(images), [] if case in hidden else json.loads(labels)]
+        for case, images, labels in cache.cases[["case", "images", "labels"]].itertuples(index=False, name=None)
+    ]
+    known = [
+        [case, [[name, cache.digests[file]] for name, file in images.items()], [cache.digests[file] for file in labels]]
+        for case, images, labels in rows
+    ]
+    return digest_of([SCHEMA_VERSION, cache.manifest["settings"], known])
 
 
 def digest_of(values: Any) -> str:
@@ -114,7 +133,10 @@ class _Listings:
         """Of an object, or of a folder with a DICOM series; what follows the # says which."""
         entry = self.entries(UPath(file).parent).get(UPath(file).name)
         if entry is not None and entry["type"] == "file":
-            return _checksum(UPath(file), entry)
+            with reaching(file):
+                parts = [self.digest(str(part)) for part in data_files(file)]
+            own = _checksum(UPath(file), entry)
+            return digest_of([own, parts]) if parts else own
         folder = series_folder(file)
         inside = {
             name: _checksum(UPath(folder) / name, entry)
@@ -139,15 +161,22 @@ def _digest(file: str, known: Sequence[Any] | None, listings: _Listings) -> list
     try:
         if not path.is_file() and UPath(folder).is_dir():  # a DICOM series; what follows the # says which
             return _digest_series(UPath(folder), file.removeprefix(folder), known, listings)
-        status = path.stat()
-        if known is not None and list(known[:2]) == [status.st_size, status.st_mtime_ns]:
+        files = [path, *data_files(file)]
+        states = [part.stat() for part in files]
+        seen = [sum(state.st_size for state in states), max(state.st_mtime_ns for state in states)]
+        if known is not None and list(known[:2]) == seen:
             return list(known)
-        with open(path.path, "rb") as stream:
-            return [status.st_size, status.st_mtime_ns, hashlib.file_digest(stream, "sha256").hexdigest()]
+        digests = [_content_digest(part) for part in files]
+        return [*seen, digests[0] if len(digests) == 1 else digest_of(digests)]
     except FileNotFoundError:
         return [0, 0, "missing"]
     except OSError as error:
         return [0, 0, f"unreadable: {error.strerror}"]
+
+
+def _content_digest(path: UPath) -> str:
+    with open(path.path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _digest_series(folder: UPath, choice: str, known: Sequence[Any] | None, listings: _Listings) -> list[Any]:

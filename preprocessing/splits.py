@@ -148,6 +148,8 @@ def make_splits(cases: pd.DataFrame, settings: SplitSettings, seed: int) -> Spli
 
 def _place(part: str, labelled: bool, given: str) -> str:
     """The split of one case whose group belongs to a part."""
+    if given == "unlabelled" and part != "train":
+        return "excluded"  # of a group that is validated or tested on
     if given in ("unlabelled", "excluded"):
         return given
     if labelled:

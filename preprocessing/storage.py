@@ -71,10 +71,12 @@ def remove_folder(folder: UPath, last: str) -> None:
 
     Args:
         folder: path or URI.
-        last: file in it that a store loses last, so that a removal that was interrupted is known as such; the files of
-            a store are removed one by one.
+        last: file in it that goes last, so that a removal that was interrupted is known as such.
     """
     if is_local(folder):
+        for entry in folder.iterdir():
+            if entry.name != last:
+                entry.fs.rm(entry.path, recursive=True)
         folder.fs.rm(folder.path, recursive=True)
         return
     folder, mark = fresh(folder), folder / last

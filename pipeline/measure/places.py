@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from upath import UPath
 
-from preprocessing.object_store import is_local, uri_mistake
+from preprocessing.object_store import credentials_in, is_local, uri_mistake
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -26,7 +26,22 @@ def uri_mistakes(config: Config, needs: Sequence[str]) -> list[str]:
     if "data" in needs:  # small tables, which may well travel with a job
         found["data.splits"] = config.data.splits
         found |= {f"benchmark.include, {n}": folder for n, folder in enumerate(config.benchmark.include, 1)}
-    return [mistake for field, path in found.items() if path and (mistake := uri_mistake(field, path))]
+    mistakes = [mistake for field, path in found.items() if path and (mistake := uri_mistake(field, path))]
+    # what the job does not need is written into checkpoints all the same
+    others = [(field, text) for field, text in _texts(config.model_dump(mode="json")) if field not in found]
+    return mistakes + [uri_mistake(field, text) for field, text in others if credentials_in(text)]
+
+
+def _texts(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every text of a configuration, with its dotted path."""
+    if isinstance(tree, str):
+        yield path, tree
+    elif isinstance(tree, Mapping):
+        for name, below in tree.items():
+            yield from _texts(below, f"{path}.{name}" if path else name)
+    elif isinstance(tree, list):
+        for number, below in enumerate(tree, 1):
+            yield from _texts(below, f"{path}, {number}")
 
 
 def vanishing_mistakes(config: Config, needs: Sequence[str]) -> list[str]:

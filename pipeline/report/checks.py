@@ -80,6 +80,8 @@ def _test(data: ReportData) -> list[str]:
     false, free = test.get("false_positive_rate"), test.get("lesion_free_cases")
     if false is not None and false > 0.5:
         notes.append(f"The segmenter finds a lesion in {false:.0%} of the {free} lesion-free test cases.")
+    if rejected := test.get("rejected"):
+        notes.append(f"{rejected} test cases could not be judged and are in no figure: see evaluate/rejected.csv.")
     tested = test.get("cases")
     if tested is not None and tested < _FEW_TESTED:
         notes.append(f"Only {tested} test cases hold a lesion: too few to judge a segmenter by.")

@@ -39,6 +39,7 @@ def find(root: str, manifest: str, modalities: Sequence[str]) -> tuple[list[Case
     mistakes = _column_mistakes(table, manifest, columns)
     if mistakes:
         raise ConfigError(mistakes)
+    _tell_unused(table, manifest, columns)
     inside = _Inside(root)
     rows: list[str] = []
     cases = []
@@ -137,6 +138,12 @@ def _column_mistakes(table: pd.DataFrame, manifest: str, columns: Sequence[str])
     if not len(table):
         mistakes.append(f"{manifest}: the table has no rows")
     return mistakes
+
+
+def _tell_unused(table: pd.DataFrame, manifest: str, columns: Sequence[str]) -> None:
+    """A column of labels under a name of one's own would be overlooked otherwise."""
+    if unused := [name for name in table if name not in (*RESERVED, *columns)]:
+        print(f"data.manifest: {manifest}: the column(s) {', '.join(unused)} are not used", flush=True)
 
 
 def _near(name: str, table: pd.DataFrame) -> str:

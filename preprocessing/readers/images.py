@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from upath import UPath
 
 from preprocessing.case import BadFile, Case
@@ -52,12 +52,15 @@ def read_image(file: str) -> np.ndarray:
 
 
 def read_mask(file: str) -> np.ndarray:
-    """uint8 [*size] class ids. A grey or anti-aliased mask is 1 where it exceeds half of its maximum.
+    """uint8 [*size] class ids. Of a picture whose palette has colours they are its indices, if these are small and 0 is
+    black; a grey or anti-aliased mask is 1 where it exceeds half of its maximum.
 
     Raises:
         BadFile: as in `read_image`.
     """
     raster = _raster(file)
+    if raster.mode == "P" and _colours_name_classes(raster):
+        return np.array(raster)
     values = _grey(raster)
     if "A" in raster.getbands():
         alpha = np.asarray(raster.convert("RGBA"), np.float32)[..., 3]
@@ -70,12 +73,22 @@ def read_mask(file: str) -> np.ndarray:
     return (values > values.max() / 2).astype(np.uint8)
 
 
+def _colours_name_classes(raster: Image.Image) -> bool:
+    """Whether a palette stands for class ids, as in label maps that are meant to be looked at."""
+    colours = np.zeros((256, 3), int)
+    known = np.array(raster.getpalette("RGB") or []).reshape(-1, 3)
+    colours[: len(known)] = known
+    used = np.unique(np.asarray(raster))
+    return bool(used.max() <= MAX_CLASS_ID and not colours[0].any() and (np.ptp(colours[used], axis=1) > 0).any())
+
+
 def _pillow(content: bytes) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         image = Image.open(io.BytesIO(content))
-        image.load()
-    return image
+        if (pages := getattr(image, "n_frames", 1)) > 1:
+            raise ValueError(f"it holds {pages} pictures, and one is wanted")
+        return ImageOps.exif_transpose(image)  # upright, as viewers show it
 
 
 _PILLOW_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")

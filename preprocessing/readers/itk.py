@@ -14,12 +14,13 @@ from upath import UPath
 
 from preprocessing.case import BadFile
 from preprocessing.geometry.volume import Volume
-from preprocessing.object_store import is_local
+from preprocessing.object_store import fresh, is_local
 from preprocessing.readers.grid_checks import grid_from_lps, spatial_shape
 from preprocessing.readers.local_copy import opening, read_content
 
 _DATA_FILE = re.compile(rb"^(?:data ?file\s*:|ElementDataFile\s*=)\s*(.+?)\s*$", re.MULTILINE | re.IGNORECASE)
 _HEADER_BYTES = 2**16
+_HEADERS = (".mhd", ".nhdr")  # beside their data
 
 
 def read_itk(file: str) -> Volume:
@@ -77,6 +78,15 @@ def _local(file: str) -> Iterator[Path]:
         yield Path(folder) / path.name
 
 
+def data_files(file: str) -> list[UPath]:
+    """Where the values of a volume lie whose header is a file of its own; none elsewhere."""
+    path = UPath(file)
+    if path.suffix.lower() not in _HEADERS:
+        return []
+    name = _data_file(fresh(path).read_bytes())
+    return [path.parent / name] if name else []
+
+
 def _data_file(content: bytes) -> str:
     """Name of the file that holds the values, "" where they follow the header."""
     found = _DATA_FILE.search(content[:_HEADER_BYTES])
@@ -88,7 +98,7 @@ def _reason(file: str, message: str) -> str:
     if "Unable to determine ImageIO" in message:
         return "is neither NRRD nor MetaImage: it does not begin with such a header"
     path = UPath(file)
-    if path.suffix.lower() in (".mhd", ".nhdr"):
+    if path.suffix.lower() in _HEADERS:
         with opening(file):
             data = _data_file(path.read_bytes())
         if data and not (path.parent / data).exists():

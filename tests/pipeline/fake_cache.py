@@ -52,5 +52,8 @@ class FakeCache:
         self.reads.append(block)
         return self.whole.take(np.flatnonzero(self.samples["block"] == block))
 
+    def image_digests(self, cases):
+        return {case: [f"digest of {case}"[10:]] for case in cases}
+
     def sample_indices(self, cases):
         return np.flatnonzero(self.samples["case"].isin(set(cases)))

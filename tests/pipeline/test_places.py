@@ -51,3 +51,19 @@ def test_tables_that_travel_with_a_job_do_not_vanish_before_they_are_read(monkey
     tables = {"data__splits": "splits.csv", "benchmark__include": ("docs/tables/busi",)}
     given = config(run__dir="s3://b/run", data__root="s3://b/scans", **tables)
     assert vanishing_mistakes(given, ("data",)) == []
+
+
+def test_a_key_anywhere_is_a_mistake_whatever_the_job_needs():
+    """Configurations are written into checkpoints whole."""
+    fields = {"finetune.encoder": "s3://AKIAKEY:geheim@bucket/encoder"}
+    given = config(
+        predict__input="s3://AKIAKEY:geheim@bucket/scans",
+        checkpoint="s3://bucket/segmenter?X-Amz-Signature=geheim",
+        benchmark__fields={"moved": fields},
+        benchmark__arms=("mps_ams", "moved"),
+    )
+    mistakes = uri_mistakes(given, ())
+    assert sorted(mistake.partition(":")[0] for mistake in mistakes) == [
+        "benchmark.fields.moved.finetune.encoder", "checkpoint", "predict.input",
+    ]  # fmt: skip
+    assert not any("geheim" in mistake for mistake in mistakes)

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,8 @@ from pipeline.runfolder import RunFolder
 from pipeline.segmentation.segmenter_file import save_segmenter
 from pipeline.stages import Pipeline
 from pipeline.training.history import read_history
-from preprocessing.errors import RunError
+from preprocessing.errors import ConfigError, RunError
+from preprocessing.splits import Splits
 from tests.pipeline.segmentation.test_inference import card, scan
 from tests.tiny import FIELDS
 
@@ -103,12 +105,54 @@ def test_predictions_have_the_images_own_size(finished, tmp_path):
     assert set(mask.convert("L").tobytes()) <= {0, 255}
 
 
-def test_a_segmenter_is_evaluated_on_another_data_set(finished, tmp_path):
+def test_a_segmenter_is_judged_on_what_it_was_not_trained_on(finished, tmp_path, capsys):
     config, run = finished
     other = with_fields(config, {"checkpoint": str(run / "finetune" / "segmenter"), "run.dir": str(tmp_path / "other")})
     runs.evaluate(other)
     metrics = RunFolder(str(tmp_path / "other")).read_metrics()["segmentation"]["test"]
-    assert metrics["cases"] + metrics["lesion_free_cases"] == 24
+    splits = Splits.read(str(run / "splits.csv"))
+    used = [*splits.labelled("train"), *splits.labelled("val")]
+    assert metrics["cases"] + metrics["lesion_free_cases"] == 24 - len(used)
+    assert f"{len(used)} of 24 labelled cases" in capsys.readouterr().out
+
+
+def test_figures_are_never_those_of_another_segmenter(finished, tmp_path):
+    """A run whose settings or splits have changed has no segmenter until it is trained anew."""
+    config, run = finished
+    shutil.copytree(run, tmp_path / "run")
+    moved = with_fields(config, {"run.dir": str(tmp_path / "run"), "cache.dir": str(run / "cache")})
+    for changed in ({"run.seed": 1}, {"finetune.lr": 0.01}):
+        with pytest.raises(RunError, match="there is no segmenter in"):
+            runs.evaluate(with_fields(moved, changed))
+    before = RunFolder(str(tmp_path / "run")).read_metrics()
+    assert "segmentation" in before
+    runs.finetune(with_fields(moved, {"finetune.lr": 0.01}))
+    assert "segmentation" not in RunFolder(str(tmp_path / "run")).read_metrics()
+    assert not (tmp_path / "run" / "evaluate").exists()
+
+
+def test_another_runs_segmenter_is_no_part_of_a_run(finished):
+    config, run = finished
+    with pytest.raises(ConfigError, match=r"give it to jobs\.evaluate"):
+        runs.run(with_fields(config, {"checkpoint": str(run / "finetune" / "segmenter")}))
+
+
+def test_a_corrected_test_label_trains_nothing_anew(tmp_path, capsys):
+    fields = FIELDS | {"data.root": str(tmp_path / "scans"), "data.phantoms": 24, "run.dir": str(tmp_path / "run")}
+    config = with_fields(Config(), fields | {"search.enabled": False})
+    runs.run(config)
+    capsys.readouterr()
+    case = next(iter(Splits.read(str(tmp_path / "run" / "splits.csv")).labelled("test")))
+    mask = next((tmp_path / "scans").rglob(f"{case}_mask.png"))
+    values = np.asarray(Image.open(mask)).copy()
+    values[:4, :4] = 255
+    Image.fromarray(values).save(mask)
+    runs.run(config)
+    said = capsys.readouterr().out
+    assert "pretrain: already done" in said
+    assert "finetune: already done" in said
+    assert "selection: done again" in said
+    assert "evaluate: done again, since images_and_labels changed" in said
 
 
 def test_a_changed_label_is_evaluated_again(tmp_path, capsys):

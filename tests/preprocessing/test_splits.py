@@ -142,6 +142,17 @@ def test_unlabelled_members_of_a_test_group_are_excluded():
         assert twin in splits.cases("excluded")
 
 
+def test_unlabelled_members_of_a_group_that_becomes_validation_are_not_pretrained_on():
+    cases = table(40, group_size=2)
+    given = np.where(np.arange(len(cases)) % 2 == 0, "train", "unlabelled")
+    given[:8] = "test"
+    cases = cases.assign(split_given=given, labelled=given != "unlabelled")
+    splits = make_splits(cases, SplitSettings(), 0)
+    validated = {splits.group(case) for case in splits.cases("val")}
+    assert validated
+    assert not validated & {splits.group(case) for case in splits.pretraining()}
+
+
 def test_fewer_than_three_labelled_groups_all_count_as_training():
     cases = table(20, unlabelled=18)
     splits = make_splits(cases, SplitSettings(), 0)

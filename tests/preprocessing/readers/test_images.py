@@ -56,6 +56,34 @@ def test_small_whole_numbers_are_classes_and_an_empty_mask_is_empty(tmp_path):
     assert not read_mask(save(tmp_path / "e.png", np.zeros((3, 3), np.uint8))).any()
 
 
+@pytest.mark.parametrize(
+    ("palette", "expected"),
+    [
+        ([(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)], [0, 1, 2, 3]),  # a label map to look at
+        ([(0, 0, 0), (85, 85, 85), (170, 170, 170), (255, 255, 255)], [0, 0, 1, 1]),  # grey, anti-aliased
+        ([(255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 0, 0)], [1, 0, 0, 0]),  # 0 is not black: no class ids
+    ],
+)
+def test_the_colours_of_a_palette_name_classes(tmp_path, palette, expected):
+    image = Image.fromarray(np.array([[0, 1, 2, 3]], np.uint8), mode="P")
+    image.putpalette([value for colour in palette for value in colour])
+    image.save(tmp_path / "mask.png")
+    assert read_mask(str(tmp_path / "mask.png")).tolist() == [expected]
+
+
+def test_a_picture_is_read_as_viewers_show_it_and_a_stack_is_refused(tmp_path):
+    values = np.zeros((4, 6), np.uint8)
+    values[0, 0] = 200
+    exif = Image.Exif()
+    exif[0x0112] = 3  # turned by half a turn
+    Image.fromarray(values).save(tmp_path / "turned.png", exif=exif)
+    assert np.argwhere(read_image(str(tmp_path / "turned.png"))).tolist() == [[3, 5]]
+    pages = [Image.fromarray(values) for _ in range(3)]
+    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(BadFile, match="holds 3 pictures"):
+        read_mask(str(tmp_path / "stack.tif"))
+
+
 def test_real_masks_of_every_kind(busi_original_root):
     folder = busi_original_root / "Dataset_BUSI_with_GT"
     for name, share in [("benign/benign (4)_mask_1", (0, 0.2)), ("normal/normal (1)_mask", (0, 0))]:
