@@ -125,7 +125,10 @@ class Pretraining:
         """Where to train to: the whole way, or to the clustering on the encoder's tokens and on from there."""
         refresh = self.config.selection.refresh if self.selects else 0.0
         if refresh:
-            at = -(-round(refresh * self.total) // self.settings.batch) * self.settings.batch
+            # the step that ends the epoch
+            epochs = math.ceil(refresh * self.total / self.loader.epoch_samples)
+            batch = self.settings.batch
+            at = min(self.total, -(-epochs * self.loader.epoch_samples // batch) * batch)
             folder = UPath(self.task.folder) / "refreshed"
             if self.position <= at:  # also where a kill came between the checkpoint and the clustering
                 if self.position < at:
@@ -163,7 +166,8 @@ class Pretraining:
             history.append(record)
             self.stopped = self._should_stop(record)
             last = self.stopped or self.position >= end
-            write = self._write if last or epoch % self.settings.checkpoint_every == 0 else None
+            due = self._due(epoch, first, self.settings.checkpoint_every)
+            write = self._write if last or due else None
             self.session.report({**record, "trail": self.trail}, write)
             if self.stopped:
                 break
@@ -249,16 +253,18 @@ class Pretraining:
         views = [self.views(batch, number) for number in range(model.views)]
         measure = settings.noise_every > 0 and (first // settings.batch) % settings.noise_every == 0
         measure = measure and not model.whole_batch  # its halves would have another loss
-        parts = self._halves(views, first) if measure else self._parts(views)
+        halves = self._halves(views, first) if measure else [self._parts(views)]
+        parts = [part for half in halves for part in half]
+        ends = {len(halves[0]) - 1, len(parts) - 1}
         losses, first_half = [], []
         for number, part in enumerate(parts):
-            with self._synchronise(measure or number == len(parts) - 1):
+            with self._synchronise(number in ends):
                 with self.learner.autocast():
                     result = self.learner.trained(part, ratio, strength, self.seed)
                 self.learner.backward(result.loss.float().sum() / settings.batch)
             self.meter.add(part[0], result.loss.detach(), result.masked)
             losses.append(result.loss.detach().float().sum())
-            if measure and number == 0:
+            if measure and number == len(halves[0]) - 1:
                 first_half = self.learner.gradients()
         if measure:
             self.noise.halves(self.learner.model, first_half, settings.batch)
@@ -267,20 +273,32 @@ class Pretraining:
         self.watch.add(first, torch.stack(losses).sum())
 
     def _parts(self, views: list[Batch]) -> list[list[Batch]]:
+        """The step in the parts in which it is computed."""
         parts = self.config.resources.parts(self.settings.accumulate, self.settings.batch, self.session.workers)
         if parts == 1 or self.learner.model.whole_batch:
             return [views]
         rows = torch.arange(len(views[0].sample), device=views[0].position.device)
         return [[rows_of(view, part) for view in views] for part in rows.tensor_split(parts)]
 
-    def _halves(self, views: list[Batch], first: int) -> list[list[Batch]]:
+    def _halves(self, views: list[Batch], first: int) -> list[list[list[Batch]]]:
+        """The lower and the upper half of the global batch, in parts no larger than otherwise."""
+        parts = self.config.resources.parts(self.settings.accumulate, self.settings.batch, self.session.workers)
         lower = views[0].position < first + self.settings.batch // 2
-        return [[rows_of(view, rows) for view in views] for rows in (lower, ~lower)]
+        halves = []
+        for half in (lower, ~lower):
+            rows = half.nonzero()[:, 0]
+            pieces = rows.tensor_split(max(1, min(len(rows), -(-parts // 2))))
+            halves.append([[rows_of(view, piece) for view in views] for piece in pieces])
+        return halves
 
     def _synchronise(self, now: bool) -> AbstractContextManager[Any]:
         if not now and isinstance(self.learner.trained, DistributedDataParallel):
             return self.learner.trained.no_sync()
         return nullcontext()
+
+    def _due(self, epoch: int, first: int, every: int) -> bool:
+        """Whether the step from position `first` on passed a multiple of `every` epochs; it may be longer than one."""
+        return epoch // every > first // self.loader.epoch_samples // every
 
     def _end_epoch(self, epoch: int, first: int) -> dict[str, Any]:
         progress = first / self.total
@@ -297,7 +315,7 @@ class Pretraining:
         self.trail.append((progress, record["ratio"], record["strength"]))
         self.feedback.observe(record["loss"], record["noise_scale"])
         every = self.settings.probe_every
-        if every and (epoch % every == 0 or self.position >= self.total):
+        if every and (self._due(epoch, first, every) or self.position >= self.total):
             record |= self._look(epoch, record["ratio"] or 0.0, record["strength"] or 0.0)
         return record
 

@@ -25,7 +25,7 @@ def opened(config: Config) -> Iterator[Pipeline]:
     folder = RunFolder(config.run.dir)
     with folder.locked() as token, joined(config.run.address):
         demand(config.resources)  # what will never fit is told before any work
-        check_shared({"run.dir": str(folder.root), "cache.dir": config.cache_dir})
+        check_shared({"run.dir": str(folder.root), "cache.dir": config.cache_dir}, {"data.root": config.data.root})
         write_text(folder.root / CONFIG_FILE, dump(config))
         yield Pipeline(config, folder, token)
 

@@ -7,7 +7,9 @@ with fresh seeds before one is chosen, since a single training's figure is noisy
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -140,8 +142,9 @@ class _Trial:
 
 
 def _ranked(trials: Iterable[_Trial]) -> list[_Trial]:
-    """The best first; among equals by name, since a search that goes on lists its trials in another order."""
-    return sorted(trials, key=lambda trial: (-trial.dsc, trial.name))
+    """The best first, those that were stopped early after those that beat them; among equals by name, since a search
+    that goes on lists its trials in another order."""
+    return sorted(trials, key=lambda trial: (-trial.epochs, -trial.dsc, trial.name))
 
 
 def _momentary(task: Task) -> Task:
@@ -209,7 +212,8 @@ def _run(
                 verbose=0,
             ),
         )
-    results = tuner.fit()
+    with _seeded(task.config.run.seed):  # the population's draws are Python's own
+        results = tuner.fit()
     trials, failed = [], []
     for result in (results[number] for number in range(len(results))):
         # what a trial reported before it failed is no result of its fields
@@ -237,6 +241,17 @@ def _run(
     if failed:
         print(f"{stage}: {len(failed)} trial(s) came to no result and are left out: {'; '.join(failed)}", flush=True)
     return trials
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Python's own chance fixed for a while."""
+    before = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before)
 
 
 def _reason(error: Exception | None) -> str:

@@ -248,7 +248,9 @@ class Pipeline:
         test = self.folder.read_metrics()["segmentation"]["test"]
         self.tracker.result(test)
         told = ", ".join(f"{k} {test[k]:.3f}" for k in ("dsc", "ppv", "sen", "hd95") if test.get(k) is not None)
-        rejected = f"; {test['rejected']} cases could not be judged (evaluate/rejected.csv)" if test["rejected"] else ""
+        rejected = (
+            f"; {test['rejected']} cases could not be judged (evaluate/rejected.csv)" if test.get("rejected") else ""
+        )
         print(f"test: {told}{rejected}")
 
     def predict(self) -> None:
@@ -319,7 +321,9 @@ class Pipeline:
         inputs, finetune = self._pretrain_inputs(), config.finetune.content()
         if encoder := _absolute(finetune.pop("encoder")):
             inputs = self._data_inputs() | _sections(config, "loader") | {"encoder": checkpoint_digest(encoder)}
-        return inputs | {"finetune": finetune, "segmenter": config.segmenter.used()}
+        # least component sizes are chosen as cases will be judged
+        applied = config.evaluate.model_dump(include={"mirror", "overlap"})
+        return inputs | {"finetune": finetune, "segmenter": config.segmenter.used(), "applied": applied}
 
     def _data_inputs(self) -> dict[str, Any]:
         return {

@@ -19,6 +19,7 @@ from pipeline.checkpoint import checkpoint_mistakes
 from pipeline.configuration.mistakes import explain
 from pipeline.configuration.overrides import field_value, with_fields
 from pipeline.measure.flops import Costs
+from pipeline.methods import METHODS
 from preprocessing.errors import ConfigError
 from preprocessing.settings import Settings
 
@@ -120,8 +121,7 @@ def _check_differ(every: Sequence[Cell]) -> None:
     first: dict[str, str] = {}
     mistakes = []
     for cell in every:  # the settings hold seed, fold and share of labels
-        settings = cell.config.model_dump(mode="json", exclude={"run": {"dir"}, "segmenter": True})
-        same = first.setdefault(json.dumps(settings | {"segmenter": cell.config.segmenter.used()}), cell.arm)
+        same = first.setdefault(_as_trained(cell.config), cell.arm)
         if same != cell.arm:
             constant = cell.config.mask.ratio.family == "constant"  # of both
             schedule = "mask.ratio.family=linear mask.ratio.start=0.6 mask.ratio.end=0.85"
@@ -129,6 +129,21 @@ def _check_differ(every: Sequence[Cell]) -> None:
             mistakes.append(f"benchmark.arms: {cell.arm} is the same as {same} here; leave one out{cure}")
     if mistakes:
         raise ConfigError(list(dict.fromkeys(mistakes)))
+
+
+def _as_trained(config: Config) -> str:
+    """What a run depends on: nothing that its method ignores, and random masks at one ratio are MAE's."""
+    settings = config.model_dump(mode="json", exclude={"run": {"dir"}, "segmenter": True})
+    method, mask = config.pretrain.method, config.mask
+    own = settings.pop("methods").get(method, {})
+    scheduled = method in METHODS and METHODS[method].scheduled
+    fixed = mask.ratio.family == "constant" and mask.feedback.signal == "none" and not mask.selects
+    if method == "mps_ams" and fixed and not any(own.values()):  # without AMLP's losses
+        method, own, scheduled = "mae", {"ratio": mask.ratio.start}, False
+    if not scheduled:
+        settings = {name: section for name, section in settings.items() if name not in ("mask", "selection")}
+    settings["pretrain"] |= {"method": method}
+    return json.dumps([settings, own, config.segmenter.used()])
 
 
 def _cell(config: Config, arm: str, seed: int, fold: int, labels: float, epochs: int | None) -> Config:

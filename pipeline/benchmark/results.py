@@ -50,7 +50,12 @@ class Results:
         homes = {_place(cell): cell for cell in finished if cell.needs is None}
         counted = [cell for cell in finished if cell.counted]
         rows = [_row(cell, homes.get(_place(cell), cell), costs) for cell in counted]
-        return cls(pd.DataFrame(rows, columns=ROW), scores_of(counted))
+        scores = scores_of(counted)
+        # of several regions a case counts with those that it has, in the arms' differences too
+        means = scores.groupby(PLACE)["dsc"].mean().to_dict()
+        for row in rows:
+            row["dsc"] = means.get(tuple(row[name] for name in PLACE), row["dsc"])
+        return cls(pd.DataFrame(rows, columns=ROW), scores)
 
     @classmethod
     def read(cls, folder: str) -> Results:

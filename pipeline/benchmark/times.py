@@ -29,6 +29,8 @@ def table_times(config: Config, amount: Amount) -> list[tuple[str, str]]:
         every = cells(
             config, equal_compute(config, Costs(Shape(amount.channels, config.cache.size, config.cache.patch)))
         )
+    rows = {(cell.arm, cell.labels) for cell in every if cell.counted}
+    rows |= {(arm, labels) for other in others for arm, _, _, labels in other.places()}
     every = without(every, set().union(*(other.places() for other in others)))
     places = {(cell.seed, cell.fold, cell.labels) for cell in every if cell.counted}
     runs, arms = sum(cell.counted for cell in every), {cell.arm for cell in every}
@@ -58,7 +60,7 @@ def table_times(config: Config, amount: Amount) -> list[tuple[str, str]]:
             total += pretrain * sum(cell.needs is None for cell in own)
         facts.append((arm, told))
     facts.append(("in all", f"about {duration(total)} on one such device; several share the runs"))
-    facts.append(("intervals", _outlook(config, amount, {(cell.arm, cell.labels) for cell in every if cell.counted})))
+    facts.append(("intervals", _outlook(config, amount, rows)))
     return facts
 
 

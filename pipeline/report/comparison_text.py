@@ -79,7 +79,7 @@ def outlook(
     chance = settings.expected_chance or chance
     number = sum(arm != settings.reference for arm, _ in places)
     # arms x trainings less their means, with each share of labels
-    freedom = number / len({labels for _, labels in places}) * (trainings - 1)
+    freedom = number / max(1, len({labels for _, labels in places})) * (trainings - 1)
     if freedom < 2:
         likely, besides = expected(deviation, cases, number), ", about these trainings,"
     elif chance is None:

@@ -55,8 +55,9 @@ def choose_least_size(cases: Iterable[tuple[np.ndarray, np.ndarray, float]], can
     """The size below which components are best removed; 0 keeps everything.
 
     A case with a lesion counts its DSC. One without counts 1 where nothing is left and 0 otherwise: a finding in a
-    scan without lesion costs as much as a lesion missed. But lesions are not given up for clean scans: only sizes at
-    which the cases with a lesion lose no more than one standard error come into question. Among those within one
+    scan without lesion costs as much as a lesion missed. But lesions are not given up for clean scans: only sizes
+    come into question at which no case loses all that was found of its lesion, and the cases with a lesion lose no more
+    than one standard error in the mean (a loss in one case alone is just that, however large). Among those within one
     standard error of the best mean over all cases, the smallest is taken, by the rule that `choose_thresholds` goes
     by: a few cases cannot justify removing more.
 
@@ -77,7 +78,8 @@ def choose_least_size(cases: Iterable[tuple[np.ndarray, np.ndarray, float]], can
     for mask, target, voxel in cases:
         scores = _scores(mask, target, [least_voxels(size, voxel) for size in sizes])
         (with_lesion if target.any() else without).append(scores)
-    harmless = _as_good_as_the_best(with_lesion, range(len(sizes)))
+    found = [n for n in range(len(sizes)) if not any(case[n] == 0 < case[0] for case in with_lesion)]
+    harmless = _as_good_as_the_best(with_lesion, found)
     return sizes[_as_good_as_the_best(with_lesion + without, harmless)[0]]
 
 

@@ -95,6 +95,8 @@ def train_group(
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
+        if fresh(failure).exists():
+            raise RunError(failure.read_text()) from error
         why = shortage.read_text() if fresh(shortage).exists() else _innermost(error)
         raise RunError(f"training in {folder} failed for good: {why}") from error
     except RayActorError as error:
@@ -117,6 +119,8 @@ def _work(config: dict[str, Any]) -> None:
             f"{group.lock} is not there on the machine {socket.gethostname()}: run.dir must be a folder that all "
             "machines mount, or an object store (s3://, gs://)"
         )
+    if fresh(UPath(group.failure)).exists():
+        return  # a worker of this group met a mistake; trying again would only repeat it
     labels = {"run": UPath(group.lock).parent.name, "stage": UPath(group.failure).parent.name}
     session = TrainSession(lambda: check_owner(group.lock, group.token), group.checkpoint_s, labels, group.start)
     try:
@@ -126,9 +130,9 @@ def _work(config: dict[str, Any]) -> None:
             UPath(group.shortage).write_text(str(error))
         raise
     except RunError as error:
-        # every worker meets the same mistake; trying again would only repeat it
-        if session.rank == 0:
-            UPath(group.failure).write_text(str(error))
+        UPath(group.failure).write_text(str(error))
+        if session.workers > 1:  # the others may not meet the same, and would wait for this one
+            raise
 
 
 def _innermost(error: BaseException) -> str:

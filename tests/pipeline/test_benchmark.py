@@ -180,6 +180,8 @@ def test_folds_of_given_splits_are_a_mistake(tmp_path: Path, monkeypatch: pytest
 def test_a_fold_without_a_lesion_has_no_dsc(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def run(cell: Any) -> None:
         finished(cell, 0.0)
+        cases = Path(cell.run.dir) / "evaluate" / "cases.csv"
+        pd.read_csv(cases).assign(dsc=np.nan).to_csv(cases, index=False)
         (Path(cell.run.dir) / "metrics.json").write_text(
             json.dumps({"segmentation": {"test": {"dsc": None, "ppv": None, "sen": None, "hd95": None}}})
         )
@@ -196,3 +198,22 @@ def test_an_encoder_from_elsewhere_is_not_called_free(tmp_path: Path) -> None:
     found = module.benchmark(chosen, lambda _: None, lambda cell: finished(cell, 0.0), None).set_index("arm")
     assert found.loc["scratch", "pretrain_flops"] == 0
     assert np.isnan(found.loc["moved", ["samples_seen", "pretrain_flops", "pretrain_seconds"]].astype(float)).all()
+
+
+@pytest.mark.usefixtures("without_cluster")
+def test_of_several_regions_the_dsc_and_its_difference_are_of_one_kind(tmp_path: Path) -> None:
+    """ET is in one case of ten alone: a mean over regions first would give that case half of the whole."""
+
+    def run(cell: Any) -> None:
+        finished(cell, 0.0)
+        folder = Path(cell.run.dir)
+        whole = pd.read_csv(folder / "evaluate" / "cases.csv").assign(region="WT", dsc=0.5)
+        part = whole.head(1).assign(region="ET", dsc=0.9 if cell.segmenter.kind == "unet" else 0.1)
+        pd.concat([whole, part]).to_csv(folder / "evaluate" / "cases.csv", index=False)
+
+    chosen = config(tmp_path, benchmark__arms=("scratch", "unet"), benchmark__seeds=(0, 1))
+    found = module.benchmark(chosen, lambda _: None, run, None).groupby("arm")["dsc"].mean()
+    summary = pd.read_csv(tmp_path / "summary.csv").set_index("arm")
+    assert summary.loc["unet", "difference"] == pytest.approx(found["unet"] - found["scratch"])
+    cases = len(pd.read_csv(tmp_path / "scores.csv")) / 4
+    assert found["unet"] - found["scratch"] == pytest.approx(0.4 / cases)

@@ -155,3 +155,14 @@ def test_fine_tunings_take_as_many_steps_at_every_share_of_labels() -> None:
 
     assert rounds() == {0.1: (60, 5), 0.05: (120, 10), 1.0: (6, 1)}
     assert set(rounds(benchmark__finetuning="epochs").values()) == {(60, 5)}
+
+
+def test_arms_that_differ_only_in_what_their_methods_ignore_are_the_same() -> None:
+    """Random masks at a fixed ratio are MAE's; a mask schedule is nothing to a method without one."""
+    with pytest.raises(ConfigError, match="mae is the same as random_75"):
+        cells(config(benchmark__arms=("random_75", "mae")))
+    fields = {"again": {"pretrain.method": "mae", "mask.ratio.start": 0.5, "methods.byol.memory": 0.5}}
+    with pytest.raises(ConfigError, match="again is the same as mae"):
+        cells(config(benchmark__arms=("mae", "again"), benchmark__fields=fields))
+    fields = {"mae": {"methods.mae.ratio": 0.6}}
+    assert len(cells(config(benchmark__arms=("random_75", "mae"), benchmark__fields=fields))) == 2

@@ -156,6 +156,33 @@ def test_it_stops_early_when_the_probe_gets_no_better(tiny, tmp_path, monkeypatc
     assert len(read_history(UPath(tmp_path))) == 2
 
 
+def test_a_step_whose_noise_is_measured_is_cut_into_no_larger_parts(tiny, tmp_path, monkeypatch):
+    """Its halves too: otherwise a larger pretrain.accumulate would not save the memory that it promises."""
+    sizes = []
+    fields = {"pretrain__epochs": 2, "pretrain__noise_every": 2, "pretrain__accumulate": 4}
+    training = Pretraining(tiny.task(tmp_path, **fields), LocalSession(tmp_path / "checkpoints"))
+    trained = training.learner.trained
+
+    def watched(part, *rest):
+        sizes.append(len(part[0].sample))
+        return trained(part, *rest)
+
+    monkeypatch.setattr(training.learner, "trained", watched)
+    training.run()
+    assert set(sizes) == {2}  # of batches of 8
+    assert all(record["noise_scale"] is not None for record in read_history(UPath(tmp_path)))
+
+
+def test_probes_and_checkpoints_are_not_missed_where_a_step_is_longer_than_an_epoch(tiny, tmp_path):
+    fields = {"pretrain__batch": 32, "pretrain__epochs": 20, "pretrain__probe_every": 4}
+    training = Pretraining(tiny.task(tmp_path, **fields), LocalSession(tmp_path / "checkpoints"))
+    assert training.loader.epoch_samples < 32
+    training.run()
+    probed = [r["epoch"] // 4 for r in read_history(UPath(tmp_path)) if r.get("probe_dsc") is not None]
+    assert probed == sorted(set(probed))
+    assert set(range(1, 6)) <= set(probed)
+
+
 def test_a_loss_that_is_not_finite_names_the_cases(tiny, tmp_path, monkeypatch):
     from pipeline.training.loader import PatchLoader
 

@@ -57,6 +57,12 @@ def test_equal_trials_are_ranked_by_name_in_whatever_order_they_come():
     assert _table(trials[::-1])["trial"].tolist() == wanted
 
 
+def test_a_trial_that_was_stopped_early_ranks_below_those_that_beat_it():
+    """Its DSC is of its first epochs, where the probe may well be higher."""
+    trials = [_Trial(name, "search", 0, dsc, epochs, {}) for name, dsc, epochs in (("a", 0.33, 4), ("b", 0.3, 12))]
+    assert [trial.name for trial in _ranked(trials)] == ["b", "a"]
+
+
 def test_the_best_schedule_wins_and_an_interrupted_search_is_resumed(tiny, tmp_path, ray_session):
     space = Space({"mask.ratio.start": tune.uniform(0.4, 0.9)}, {})
     task = task_for(tiny, tmp_path, search__trials=3, search__repeats=1, search__grace=2)

@@ -38,4 +38,9 @@ def test_a_folder_that_another_machine_does_not_see_is_refused(tmp_path, monkeyp
     with pytest.raises(RunError, match=r"run\.dir = .*mine: not seen by the machine\(s\) b; give a folder"):
         check_shared(folders)
     check_shared({"cache.dir": str(tmp_path / "shared")})
+    (tmp_path / "mine-scans").mkdir()
+    scans = {"data.root": str(tmp_path / "mine-scans")}
+    with pytest.raises(RunError, match=r"data\.root = .*mine-scans: not seen by the machine\(s\) b"):
+        check_shared({"cache.dir": str(tmp_path / "shared")}, scans)
+    check_shared({"cache.dir": str(tmp_path / "shared")}, {"data.root": str(tmp_path)})
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
