@@ -187,7 +187,7 @@ def _run(
     folder = UPath(task.folder) / stage
     if tune.Tuner.can_restore(str(folder)):
         check_owner_of_pickles(folder)
-        tuner = tune.Tuner.restore(str(folder), trainable=trainable, resume_unfinished=True, restart_errored=True)
+        tuner = tune.Tuner.restore(str(folder), trainable=trainable, resume_unfinished=True, resume_errored=True)
     else:
         tuner = tune.Tuner(
             trainable,

@@ -46,8 +46,9 @@ def test_an_arm_that_does_not_exist_is_told(file):
 
 
 def test_every_method_has_an_arm_and_all_arms_see_the_same_samples():
+    arms = tuple(arm for arm in ARMS if arm != "random_75")  # which is mae
     config = config_with(
-        run__dir="runs/x", benchmark__arms=tuple(ARMS), benchmark__seeds=(0,), mask__ratio={"family": "linear"}
+        run__dir="runs/x", benchmark__arms=arms, benchmark__seeds=(0,), mask__ratio={"family": "linear"}
     )
     found = {cell.arm: cell.config for cell in cells(config)}
     assert {cell.pretrain.method for cell in found.values()} == {*NAMES, "scratch"}
