@@ -53,8 +53,9 @@ def test_no_connection_leaves_this_machine(tmp_path):
     assert driver.returncode == 0
     assert seen > 20
     assert not outside
-    # torch's rendezvous store, alive while the group trains, cannot be told to listen on one interface; it is one
-    assert len(listening) <= 1
+    # torch's rendezvous store, alive while a group trains, cannot be told to listen on one interface; pretraining and
+    # fine-tuning have one each
+    assert len(listening) <= 2
 
 
 def _stays_here(address):
