@@ -75,6 +75,7 @@ def predict(
     for done, found in enumerate(predictor.segment(cases), start=1):
         if isinstance(found, Rejection):
             rejected.append(found)
+            _remove_former(found.case, regions, folder)
         else:
             masks = predictor.masks(found)
             (_write_image if found.grid is None else _write_volume)(found, masks, regions, settings, folder)
@@ -86,6 +87,14 @@ def predict(
     write_text(folder / "predictions.csv", table.to_csv(index=False))
     write_text(folder / "rejected.csv", reasons.to_csv(index=False))
     return table, rejected
+
+
+def _remove_former(case: str, regions: Sequence[str], folder: UPath) -> None:
+    """What a former run wrote of a case that cannot be read any more."""
+    for name in (case, *(f"{case}_{region}" for region in regions)):
+        for kind in ("masks", "probabilities", "overlays"):
+            for ending in (".png", ".nii.gz"):
+                (folder / kind / f"{name}{ending}").unlink(missing_ok=True)
 
 
 def _rows(found: Segmented, masks: np.ndarray, regions: Sequence[str]) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -42,7 +42,8 @@ def find_scans(source: str, data: DataSettings, modalities: int, output: UPath |
     with reaching(source):
         if path.suffix.lower() in (".csv", ".parquet"):
             return _laid_out(data.model_copy(update={"layout": "manifest", "manifest": path.name}), path.parent)
-        if modalities > 1 and path.is_dir():
+        several = modalities > 1 or (data.modalities and data.layout != "manifest")
+        if several and path.is_dir():  # one of a scan's modalities is not every file of it
             return _laid_out(data, path, output)
         return find_files(source, output)
 
@@ -59,7 +60,12 @@ def _laid_out(data: DataSettings, root: UPath, output: UPath | None = None) -> l
         print(f"predict: {rejection.case} set aside: {rejection.file}: {rejection.reason}", flush=True)
     if not cases:
         raise ConfigError(f"predict.input: no scan in the layout {data.layout!r} under {root}")
-    return [replace(case, labels=()) for case in cases]  # a mask has no say in a prediction
+    return [replace(case, images=_wanted(case.images, data), labels=()) for case in cases]  # a mask has no say
+
+
+def _wanted(images: Mapping[str, str], data: DataSettings) -> dict[str, str]:
+    """The modalities that were asked for, as far as a scan has them; a segmenter says what it lacks."""
+    return {name: file for name, file in images.items() if not data.modalities or name in data.modalities}
 
 
 def find_files(source: str, output: UPath | None = None) -> list[Case]:

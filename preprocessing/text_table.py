@@ -24,9 +24,12 @@ def read_csv(content: bytes, strip: bool = True) -> pd.DataFrame:
     """
     rows = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
     columns = len(next(rows, []))
-    for number, row in enumerate(rows, start=2):  # as a spreadsheet counts them
-        if more := [cell for cell in row[columns:] if cell.strip()]:
-            raise pd.errors.ParserError(f"row {number} has more cells than the header: {more[0]}")
+    try:
+        for number, row in enumerate(rows, start=2):  # as a spreadsheet counts them
+            if more := [cell for cell in row[columns:] if cell.strip()]:
+                raise pd.errors.ParserError(f"row {number} has more cells than the header: {more[0]}")
+    except csv.Error as error:  # such as a cell that is longer than any name
+        raise pd.errors.ParserError(str(error)) from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pd.errors.ParserWarning)  # of the empty cells
         # without index_col pandas would take the first column for a name of the rows, and shift the others

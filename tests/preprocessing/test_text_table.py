@@ -24,6 +24,12 @@ def test_splits_are_read_as_they_were_written(tmp_path) -> None:
     pd.testing.assert_frame_equal(Splits.read(str(tmp_path / "splits.csv")).table, table)
 
 
+def test_what_is_no_table_is_told_in_one_way() -> None:
+    for content in (b"a,b\n1,2,3\n", b"a,b\n" + b"x" * 200_000 + b",2\n"):
+        with pytest.raises(pd.errors.ParserError):
+            read_csv(content)
+
+
 @pytest.mark.parametrize(("strip", "case"), [(True, "p1"), (False, " p1 ")])
 def test_blanks_that_a_hand_left(strip, case) -> None:
     assert read_csv(b"case,split\n p1 ,train\n", strip)["case"].tolist() == [case]

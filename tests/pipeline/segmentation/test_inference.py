@@ -258,6 +258,19 @@ def test_a_second_run_takes_no_result_of_the_first_for_a_scan(tmp_path: Path, ca
     assert [case.id for case in find_scans(str(scans / "out" / "overlays"), DataSettings(), 1, output)] == ["a"]
 
 
+def test_no_mask_is_left_of_a_scan_that_cannot_be_read_any_more(tmp_path: Path) -> None:
+    scans, output = tmp_path / "scans", UPath(tmp_path / "out")
+    scans.mkdir()
+    for name in ("a", "b"):
+        scan(scans, name, (50, 80), np.s_[10:30, 20:60])
+    model, settings = predictor(tmp_path / "model"), PredictSettings(probabilities=True)
+    predict(model, find_scans(str(scans), DataSettings(), 1), settings, output)
+    (scans / "b.png").write_bytes(b"damaged")
+    _, rejected = predict(model, find_scans(str(scans), DataSettings(), 1), settings, output)
+    assert [rejection.case for rejection in rejected] == ["b"]
+    assert sorted(file.name for file in output.rglob("*.png")) == ["a.png"] * 3
+
+
 def test_results_may_not_lie_between_the_scans(tmp_path: Path) -> None:
     scan(tmp_path, "a", (8, 8), None)
     for output in (tmp_path, tmp_path / "." / ".." / tmp_path.name):

@@ -137,6 +137,8 @@ def test_scans_of_several_modalities_come_from_a_layout_or_a_table(tmp_path):
     data = DataSettings(layout="hecktor")
     (case,) = find_scans(str(tmp_path), data, 2)
     assert list(case.images) == ["CT", "PT"]
+    (case,) = find_scans(str(tmp_path), data.model_copy(update={"modalities": ("PT",)}), 1)
+    assert list(case.images) == ["PT"]
     table = {"case": ["x"], "CT": ["imagesTr/A-1__CT.nii.gz"], "PT": ["imagesTr/A-1__PT.nii.gz"]}
     pd.DataFrame(table).to_csv(tmp_path / "scans.csv", index=False)
     (case,) = find_scans(str(tmp_path / "scans.csv"), DataSettings(modalities=("PT", "CT")), 2)
