@@ -14,12 +14,11 @@ from preprocessing.case import Case
 from preprocessing.errors import ConfigError
 from preprocessing.layouts import LAYOUTS, DataSettings
 from preprocessing.object_store import fresh, is_local, reaching
-from preprocessing.readers.dicom_headers import is_dicom
+from preprocessing.readers.dicom_headers import DICOM_ENDINGS, is_dicom
 from preprocessing.readers.images import READERS
 from preprocessing.readers.volumes import READERS as VOLUME_READERS
 
 T = TypeVar("T")
-_DICOM = (".dcm", ".ima")
 _NAMELESS = re.compile(r"^(?!DICOMDIR$)[^.]*(\.\d+)*$", re.IGNORECASE)  # no ending, or the last number of a UID
 _MASK = re.compile(r"_mask(_\d+)?$")  # of BUSI's naming
 
@@ -82,7 +81,7 @@ def find_files(source: str, output: UPath | None = None) -> list[Case]:
     if not root.is_dir():
         raise ConfigError(f"predict.input: there is no folder or file {source}")
     everything = list(fresh(root).rglob("*"))
-    series = {file.parent for file in everything if file.suffix.lower() in _DICOM}
+    series = {file.parent for file in everything if file.suffix.lower() in DICOM_ENDINGS}
     for file in everything:  # of a scanner's export, where files may be called IM0001 or 1.2.840.113619
         if file.parent not in series and _NAMELESS.search(file.name) and is_dicom(file):
             series.add(file.parent)

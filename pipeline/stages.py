@@ -11,7 +11,6 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -50,7 +49,7 @@ from preprocessing.layouts import has_phantoms, load_cases
 from preprocessing.selection.benchmark import selection_table
 from preprocessing.selection.scores import ScoreTable, open_features, score_cache
 from preprocessing.splits import Splits, make_splits
-from preprocessing.storage import write_text
+from preprocessing.storage import absolute, write_text
 from tune_spaces import SPACES, choices
 
 BEST_FILE, SPLITS_FILE = "best.yaml", "splits.csv"
@@ -61,7 +60,7 @@ class Pipeline:
 
     def __init__(self, config: Config, folder: RunFolder, token: str) -> None:
         self.config, self.folder, self.token = config, folder, token
-        self.cache_dir = config.cache.dir or str(folder.root / "cache")  # absolute, for workers
+        self.cache_dir = absolute(config.cache_dir)
         self.splits_file = str(folder.root / SPLITS_FILE)
 
     @functools.cached_property
@@ -222,7 +221,7 @@ class Pipeline:
     def evaluate(self) -> None:
         """Metrics on the test cases; with `checkpoint`, another run's segmenter on all labelled cases of data.root."""
         config = self.config
-        checkpoint = config.checkpoint or str(self.folder.root / "finetune" / "segmenter")
+        checkpoint = absolute(config.segmenter_dir)
         cases = self.found[0]
         if not config.checkpoint:
             self._needs_labels()
@@ -256,7 +255,7 @@ class Pipeline:
     def predict(self) -> None:
         """Masks for the images of `predict.input`."""
         config = self.config
-        checkpoint = config.checkpoint or str(self.folder.root / "finetune" / "segmenter")
+        checkpoint = absolute(config.segmenter_dir)
         output = prediction.output_folder(config.predict, self.folder.root)
         predictor = predictor_for(checkpoint, config.predict, config)
         cases = find_scans(config.predict.input, config.data, predictor.card.channels, output)
@@ -290,7 +289,7 @@ class Pipeline:
     def _finetune_task(self, folder: UPath) -> FinetuneTask:
         config = self.searched
         own = str(self.folder.root / "pretrain" / "encoder") if config.pretrains else None
-        encoder = _absolute(config.finetune.encoder) or own
+        encoder = absolute(config.finetune.encoder) if config.finetune.encoder else own
         return FinetuneTask(config, self.cache_dir, self.splits_file, encoder, str(folder))
 
     def _search_inputs(self) -> dict[str, Any]:
@@ -319,7 +318,7 @@ class Pipeline:
     def _finetune_sections(self, config: Config) -> dict[str, Any]:
         """Where fine-tuning starts from, and its settings; another run's encoder is known by its weights."""
         inputs, finetune = self._pretrain_inputs(), config.finetune.content()
-        if encoder := _absolute(finetune.pop("encoder")):
+        if encoder := finetune.pop("encoder"):
             inputs = self._data_inputs() | _sections(config, "loader") | {"encoder": checkpoint_digest(encoder)}
         # least component sizes are chosen as cases will be judged
         applied = config.evaluate.model_dump(include={"mirror", "overlap"})
@@ -380,8 +379,3 @@ def space_of(name: str, without: Sequence[str] = ()) -> Space:
     """A search space of `tune_spaces`, less the named fields."""
     fields = {field: domain for field, domain in SPACES[name].space().items() if field not in without}
     return Space(fields, SPACES[name].mutations())
-
-
-def _absolute(path: str) -> str:
-    """The path for workers, which have working directories of their own."""
-    return str(Path(path).absolute()) if path and "://" not in path else path

@@ -30,11 +30,11 @@ _TAGS = [
     *("PixelRepresentation", "PixelSpacing", "Rows", "SamplesPerPixel", "SeriesInstanceUID"),
 ]
 _NO_IMAGES = ("SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "RTRECORD", "REG", "SR", "PR", "KO", "DOC")
-_DICOM_ENDINGS = (".dcm", ".ima")
+DICOM_ENDINGS = (".dcm", ".ima")
 _UID = re.compile(r"[0-9.]{1,64}")
 _CODE = re.compile(r"[A-Z0-9_ ]{1,16}")
-# what pydicom raises on damaged or exotic files, found by feeding it such; NotImplementedError is its own word for
-# encodings that it cannot decode
+# what pydicom raises on damaged or exotic files, found by feeding it such; the last but one is its own exception for
+# encodings that it cannot decode: caught here, raised nowhere in this project
 PARSE_ERRORS = (
     *(ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, EOFError, OSError),
     *(NotImplementedError, BytesLengthException),
@@ -149,7 +149,7 @@ def _header(file: str, path: Path) -> pydicom.Dataset | None:
             raise BadFile(file, f"{path.name} is damaged or cut short: its header ends too early")
         return header
     except InvalidDicomError:
-        if path.suffix.lower() in _DICOM_ENDINGS:
+        if path.suffix.lower() in DICOM_ENDINGS:
             raise BadFile(file, f"{path.name} is no DICOM file ({path.stat().st_size} bytes)") from None
         return None
     except PARSE_ERRORS:
