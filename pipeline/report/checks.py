@@ -52,7 +52,7 @@ def _pretraining(data: ReportData) -> list[str]:
     notes += _starved(data.pretrain[3 * len(data.pretrain) // 4 :])
     waited = (data.metrics.get("pretrain") or {}).get("data_wait_fraction")
     if waited is not None and waited > 0.05:
-        notes.append(f"Training waited for data {waited:.0%} of the time; raise loader.memory_mb or loader.prefetch.")
+        notes.append(f"Training waited for data {waited:.0%} of the time; raise loader.readers or loader.prefetch.")
     probes = [(record["probe_dsc"], record["epoch"]) for record in data.pretrain if "probe_dsc" in record]
     if len(probes) > 2 and max(probes)[1] == probes[-1][1] and max(probes)[0] - probes[-2][0] > 0.01:
         notes.append("The probe's DSC was still rising at the end: a longer pretraining may help.")
