@@ -216,7 +216,7 @@ class Finetuning:
 
     def _pretrained(self) -> dict[str, Tensor] | None:
         """The encoder's weights; its architecture is taken from the same checkpoint."""
-        self.encoder_settings = self.config.model
+        self.encoder_settings, self.pretrained_on = self.config.model, None
         if self.task.encoder is None:
             return None
         tensors, meta = load_weights(UPath(self.task.encoder), "encoder")
@@ -226,7 +226,7 @@ class Finetuning:
                 f"the encoder at {self.task.encoder} was trained on patches of {list(patch)} pixels, the cache has "
                 f"{list(self.cache.patch)}; set cache.patch={list(patch)} or pretrain again"
             )
-        self.encoder_settings = EncoderSettings(**meta["model"])
+        self.encoder_settings, self.pretrained_on = EncoderSettings(**meta["model"]), meta.get("seen")
         return tensors
 
     def _step(self, batch: Batch, first: int) -> Tensor:
@@ -289,6 +289,7 @@ class Finetuning:
                 "validation_dsc": self.choice.dsc,
                 "pretrained": self.task.encoder is not None,
                 "seen": images_of(cache, self.labelled),
+                "pretrained_on": self.pretrained_on,
             },
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from upath import UPath
@@ -24,7 +25,10 @@ def predictor_for(checkpoint: str, settings: InferenceSettings, config: Config) 
 
 def choose_sizes(config: Config, segmenter: str, cases: Sequence[Case]) -> None:
     """Choose the least component size on labelled validation cases, and write it into the segmenter's card."""
-    choose_least_sizes(predictor_for(segmenter, config.evaluate, config), cases, UPath(segmenter))
+    predictor = predictor_for(segmenter, config.evaluate, config)
+    nothing = (0.0,) * len(predictor.card.classes)
+    predictor.card = replace(predictor.card, least_sizes=nothing)  # a former choice has no say in this one
+    choose_least_sizes(predictor, cases, UPath(segmenter))
 
 
 def judge(config: Config, checkpoint: str, cases: Sequence[Case], folder: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from preprocessing.case import Case, Rejection
 from preprocessing.storage import make_folder, write_text
 
 _TINT = np.array([255.0, 96.0, 0.0])  # colour-blind safe on grey
+_KINDS = ("masks", "probabilities", "overlays")
 COLUMNS = ["case", "file", "region", "lesion_pixels", "lesion_share", "lesion_ml", "max_probability"]
 
 
@@ -91,10 +92,16 @@ def predict(
 
 def _remove_former(case: str, regions: Sequence[str], folder: UPath) -> None:
     """What a former run wrote of a case that cannot be read any more."""
-    for name in (case, *(f"{case}_{region}" for region in regions)):
-        for kind in ("masks", "probabilities", "overlays"):
-            for ending in (".png", ".nii.gz"):
-                (folder / kind / f"{name}{ending}").unlink(missing_ok=True)
+    images = [f"{kind}/{_name(case, region, regions)}.png" for kind in _KINDS for region in regions]
+    volumes = [f"masks/{case}.nii.gz", f"overlays/{case}.png"]
+    volumes += [f"probabilities/{case}_{region}.nii.gz" for region in regions]
+    for file in (*images, *volumes):
+        (folder / file).unlink(missing_ok=True)
+
+
+def _name(case: str, region: str, regions: Sequence[str]) -> str:
+    """Of an image's files."""
+    return case if len(regions) == 1 else f"{case}_{region}"
 
 
 def _rows(found: Segmented, masks: np.ndarray, regions: Sequence[str]) -> list[dict[str, Any]]:
@@ -116,7 +123,7 @@ def _write_image(
     found: Segmented, masks: np.ndarray, regions: Sequence[str], settings: PredictSettings, folder: UPath
 ) -> None:
     for region, mask, probability in zip(regions, masks, found.probability, strict=True):
-        name = found.case.id if len(regions) == 1 else f"{found.case.id}_{region}"
+        name = _name(found.case.id, region, regions)
         write_png(folder / "masks" / f"{name}.png", mask.astype(np.uint8) * 255)
         if settings.probabilities:
             values = np.round(probability.clip(0, 1) * 65535).astype(np.uint16)

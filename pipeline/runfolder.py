@@ -84,11 +84,14 @@ class RunFolder:
         """
         folder, mark = self.root / name, self.root / name / "stage.json"
         inputs = json.loads(json.dumps(inputs))
-        before = read_json(mark)
+        before = self.stage_record(name)
+        if before is not None and before.get("going"):  # its removal was interrupted
+            self.drop_stage(name)
+            before = None
         changes = [] if before is None else differences(before["inputs"], inputs)
         if changes:
             self._say(f"{name}: done again, since {'; '.join(changes[:3])}{' ...' if len(changes) > 3 else ''}")
-            remove_folder(folder, mark.name)
+            self.drop_stage(name)
             before = None
         done = before is not None and before["done"]
         spent = 0.0 if before is None else before["seconds"]
@@ -128,8 +131,10 @@ class RunFolder:
 
     def drop_stage(self, name: str) -> None:
         """Remove what a stage has left, if it has begun."""
-        if self.stage_record(name) is not None:
-            remove_folder(self.root / name, "stage.json")
+        mark = self.root / name / "stage.json"
+        if (record := read_json(mark)) is not None:
+            write_json(mark, record | {"done": False, "going": True})  # what is half removed is no result
+            remove_folder(self.root / name, mark.name)
 
     def drop_metrics(self, section: str) -> None:
         """Forget a section of metrics.json, since what it tells of is made anew."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
@@ -41,9 +42,11 @@ def find_scans(source: str, data: DataSettings, modalities: int, output: UPath |
     with reaching(source):
         if path.suffix.lower() in (".csv", ".parquet"):
             return _laid_out(data.model_copy(update={"layout": "manifest", "manifest": path.name}), path.parent)
-        several = modalities > 1 or (data.modalities and data.layout != "manifest")
-        if several and path.is_dir():  # one of a scan's modalities is not every file of it
+        if modalities > 1 and path.is_dir():
             return _laid_out(data, path, output)
+        if data.modalities and data.layout != "manifest" and path.is_dir():
+            with suppress(ConfigError):  # files of the one modality alone are no scans of the layout
+                return _laid_out(data, path, output)  # where they are, one of a scan's modalities is not every file
         return find_files(source, output)
 
 
@@ -55,10 +58,10 @@ def _laid_out(data: DataSettings, root: UPath, output: UPath | None = None) -> l
     cases, rejected = LAYOUTS[data.layout](data.model_copy(update={"root": str(root)}))
     results = _results(root, output)
     cases = _without(cases, lambda case: next(iter(case.images.values())), results)
-    for rejection in _without(rejected, lambda rejection: rejection.file, results):
-        print(f"predict: {rejection.case} set aside: {rejection.file}: {rejection.reason}", flush=True)
     if not cases:
         raise ConfigError(f"predict.input: no scan in the layout {data.layout!r} under {root}")
+    for rejection in _without(rejected, lambda rejection: rejection.file, results):
+        print(f"predict: {rejection.case} set aside: {rejection.file}: {rejection.reason}", flush=True)
     return [replace(case, images=_wanted(case.images, data), labels=()) for case in cases]  # a mask has no say
 
 

@@ -29,6 +29,7 @@ from pipeline.training.offers import check_trial, demand
 from pipeline.training.pickled import check_owner_of_pickles
 from pipeline.training.session import Session, TuneSession
 from preprocessing.errors import RunError
+from preprocessing.fingerprint import digest_of
 
 Task = TypeVar("Task", PretrainTask, FinetuneTask)
 
@@ -125,7 +126,9 @@ def search(task: Task, study: Study[Task], space: Space) -> Choice:
         "candidate": tune.grid_search(list(range(len(candidates)))),
         "seed": tune.grid_search([task.config.run.seed + 1000 + n for n in range(settings.repeats)]),
     }
-    again: list[_Trial] = _run(task, study, "finalists", grid, 1, None, None, candidates)
+    # others than before, since a failed trial came to a result meanwhile, must not get these ones' figures
+    name = f"finalists-{digest_of(candidates)[:8]}"
+    again: list[_Trial] = _run(task, study, name, grid, 1, None, None, candidates)
     means = [_mean([t.dsc for t in again if t.fields == fields]) for fields in candidates]
     return Choice(candidates[means.index(max(means))], max(means), _table([*trials, *again]))
 
@@ -168,7 +171,7 @@ def _trial(
 def _run(
     task: Task,
     study: Study[Task],
-    stage: str,
+    name: str,
     space: Mapping[str, Any],
     samples: int,
     scheduler: TrialScheduler | None,
@@ -184,7 +187,7 @@ def _run(
         tune.with_parameters(_trial, task=task, study=study, candidates=candidates, threads=settings.cpus_per_trial),
         needs,
     )
-    folder = UPath(task.folder) / stage
+    folder = UPath(task.folder) / name
     if tune.Tuner.can_restore(str(folder)):
         check_owner_of_pickles(folder)
         tuner = tune.Tuner.restore(str(folder), trainable=trainable, resume_unfinished=True, resume_errored=True)
@@ -201,11 +204,11 @@ def _run(
                     points_to_evaluate=None if first is None else [first], random_state=task.config.run.seed
                 ),
                 max_concurrent_trials=settings.concurrent or None,
-                trial_name_creator=lambda trial: f"{stage}_{trial.trial_id.split('_')[-1]}",
-                trial_dirname_creator=lambda trial: f"{stage}_{trial.trial_id.split('_')[-1]}",
+                trial_name_creator=lambda trial: f"{name}_{trial.trial_id.split('_')[-1]}",
+                trial_dirname_creator=lambda trial: f"{name}_{trial.trial_id.split('_')[-1]}",
             ),
             run_config=tune.RunConfig(
-                name=stage,
+                name=name,
                 storage_path=task.folder,
                 failure_config=tune.FailureConfig(max_failures=max(0, task.config.resources.max_failures)),
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=4),
@@ -228,7 +231,7 @@ def _run(
         trials.append(
             _Trial(
                 UPath(result.path).name,
-                stage,
+                "finalists" if candidates else "search",
                 seed,
                 metrics[study.metric],
                 metrics["epoch"],
@@ -237,9 +240,9 @@ def _run(
             )
         )
     if not trials:
-        raise RunError(f"{stage}: no trial came to a result; the first: {failed[0] if failed else 'there is none'}")
+        raise RunError(f"{name}: no trial came to a result; the first: {failed[0] if failed else 'there is none'}")
     if failed:
-        print(f"{stage}: {len(failed)} trial(s) came to no result and are left out: {'; '.join(failed)}", flush=True)
+        print(f"{name}: {len(failed)} trial(s) came to no result and are left out: {'; '.join(failed)}", flush=True)
     return trials
 
 

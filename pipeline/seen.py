@@ -72,7 +72,8 @@ def check_unseen(encoder: str, cache: PatchCache, test: Sequence[str]) -> None:
 
 
 def unseen_cases(segmenter: str, cases: Sequence[Case], digests: Mapping[str, str]) -> list[Case]:
-    """The cases that a segmenter's training did not see, and no threshold was chosen on; the others are told of.
+    """The cases of groups that a segmenter's training did not see and no threshold was chosen on; the others are told,
+    and so are those that its pretraining saw.
 
     Args:
         segmenter: folder or URI of its checkpoint.
@@ -82,9 +83,14 @@ def unseen_cases(segmenter: str, cases: Sequence[Case], digests: Mapping[str, st
     Raises:
         RunError: it saw all of them, or there is no such checkpoint.
     """
-    known = read_meta(segmenter, "segmenter")["trained"].get("seen")
+    trained = read_meta(segmenter, "segmenter")["trained"]
     images = {case.id: [digests[file] for file in case.images.values()] for case in cases}
-    saw = seen_cases(known, images)
+    if shown := seen_cases(trained.get("pretrained_on"), images):
+        print(f"evaluate: its pretraining saw {len(shown)} of these cases ({named(shown)}), without labels", flush=True)
+    saw = seen_cases(trained.get("seen"), images)
+    if saw:  # another image of the same patient is no test either
+        groups = {case.group for case in cases if case.id in set(saw)}
+        saw = [case.id for case in cases if case.group in groups]
     if saw is None:
         print(f"checkpoint = {segmenter}: nothing tells whether it was trained on some of these cases", flush=True)
     elif saw:

@@ -41,7 +41,7 @@ from pipeline.training.placement import on_device
 from pipeline.training.progress import StageProgress
 from pipeline.training.watch import watching, watching_trials
 from preprocessing.build import build_cache
-from preprocessing.cache import PatchCache
+from preprocessing.cache import PatchCache, read_manifest
 from preprocessing.case import Case, Rejection
 from preprocessing.errors import RunError
 from preprocessing.fingerprint import content_without_labels, digest_files, fingerprint_of
@@ -112,12 +112,11 @@ class Pipeline:
 
     def preprocess(self) -> None:
         """Scans to patch cache, splits and lesion scores; hit rates on the test cases' labels."""
-        began = time.monotonic()
+        began, before = time.monotonic(), read_manifest(self.cache_dir)
         cache, splits = self.cache, self.splits
         found: dict[str, Any] = {"cases": len(cache.cases) + len(cache.rejected), "rejected": len(cache.rejected)}
-        before = self.folder.read_metrics().get("data", {})
-        if before.get("cache") != cache.fingerprint:  # else it was only looked at
-            found |= {"cache": cache.fingerprint, "preprocess_seconds": time.monotonic() - began}
+        if before is None or before["fingerprint"] != cache.fingerprint:  # else it was only looked at
+            found["preprocess_seconds"] = time.monotonic() - began
         found["phantoms"] = has_phantoms(self.config.data.root)
         labels = {part: len(splits.labelled(part)) for part in ("train", "val", "test")}
         self.folder.merge_metrics({"data": {**found, "splits": splits.counts(), "labels_used": labels}})
@@ -205,6 +204,10 @@ class Pipeline:
         """Segmenter from the pretrained encoder and the labelled cases."""
         self._needs_labels()
         self._needs_encoder()
+        self._train_segmenter()
+        self._choose_sizes()
+
+    def _train_segmenter(self) -> None:
         config = self.searched
         with self.folder.stage("finetune", self._finetune_inputs()) as stage:
             if stage.done:
@@ -213,10 +216,17 @@ class Pipeline:
             self.folder.drop_stage("evaluate")  # of the segmenter that was
             told = self.tracker.records("finetune")
             with watching("finetune", stage.folder, config.finetune.epochs, "val_dsc", told):
-                segmenter = train_segmenter(self._finetune_task(stage.folder), self.folder.lock_file, self.token)
-            validation = set(self.splits.labelled("val"))
-            cases = [case for case in self.found[0] if case.id in validation]
-            on_device(config.resources, choose_sizes, config, str(segmenter), cases)
+                train_segmenter(self._finetune_task(stage.folder), self.folder.lock_file, self.token)
+
+    def _choose_sizes(self) -> None:
+        """Least component sizes, as cases will be judged; within the segmenter's folder, with which it goes."""
+        config = self.config
+        applied = config.evaluate.model_dump(include={"mirror", "overlap"})
+        with self.folder.stage("finetune/sizes", applied) as stage:
+            if not stage.done:
+                validation = set(self.splits.labelled("val"))
+                cases = [case for case in self.found[0] if case.id in validation]
+                on_device(config.resources, choose_sizes, config, absolute(config.segmenter_dir), cases)
 
     def evaluate(self) -> None:
         """Metrics on the test cases; with `checkpoint`, another run's segmenter on all labelled cases of data.root."""
@@ -226,6 +236,7 @@ class Pipeline:
         if not config.checkpoint:
             self._needs_labels()
             self._needs_segmenter()
+            self._choose_sizes()  # where other settings are to be judged by than at the training
             test = set(self.splits.cases("test"))
             cases = [case for case in cases if case.id in test]
         cases = [case for case in cases if case.labels]
@@ -320,9 +331,7 @@ class Pipeline:
         inputs, finetune = self._pretrain_inputs(), config.finetune.content()
         if encoder := finetune.pop("encoder"):
             inputs = self._data_inputs() | _sections(config, "loader") | {"encoder": checkpoint_digest(encoder)}
-        # least component sizes are chosen as cases will be judged
-        applied = config.evaluate.model_dump(include={"mirror", "overlap"})
-        return inputs | {"finetune": finetune, "segmenter": config.segmenter.used(), "applied": applied}
+        return inputs | {"finetune": finetune, "segmenter": config.segmenter.used()}
 
     def _data_inputs(self) -> dict[str, Any]:
         return {

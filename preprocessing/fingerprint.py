@@ -27,6 +27,7 @@ MEMO_FILE = "hashes.json"
 # was put in one piece and a digest of digests of what came in parts; encrypted with a key of one's own it is no digest
 # at all, but still changes with the content. Google keeps no MD5 of composed objects, Azure's etag is a version.
 _CHECKSUMS = ("ETag", "md5Hash", "crc32c", "etag")
+LISTED = "listed"  # digests of several objects by what the store keeps of each begin so
 
 
 def digest_files(cases: Sequence[Case], memo_file: UPath | None = None) -> dict[str, str]:
@@ -136,14 +137,14 @@ class _Listings:
             with reaching(file):
                 parts = [self.digest(str(part)) for part in data_files(file)]
             own = _checksum(UPath(file), entry)
-            return digest_of([own, parts]) if parts else own
+            return f"{LISTED} {digest_of([own, parts])}" if parts else own
         folder = series_folder(file)
         inside = {
             name: _checksum(UPath(folder) / name, entry)
             for name, entry in sorted(self.entries(UPath(folder)).items())
             if entry["type"] == "file" and name and not name.startswith(".")
         }
-        return digest_of([file.removeprefix(folder), list(inside.items())]) if inside else "missing"
+        return f"{LISTED} {digest_of([file.removeprefix(folder), list(inside.items())])}" if inside else "missing"
 
 
 def _checksum(path: UPath, entry: Mapping[str, Any]) -> str:
@@ -184,11 +185,8 @@ def _digest_series(folder: UPath, choice: str, known: Sequence[Any] | None, list
     seen = digest_of([[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files])
     if known is not None and list(known[:2]) == ["folder", seen]:
         return list(known)
-    return [
-        "folder",
-        seen,
-        digest_of([choice, [[file.name, _digest(str(file), None, listings)[-1]] for file in files]]),
-    ]
+    inside = sorted(_digest(str(file), None, listings)[-1] for file in files)  # whatever they are called
+    return ["folder", seen, digest_of([choice, inside])]
 
 
 def _load(memo_file: UPath | None) -> dict[str, list[Any]]:

@@ -20,6 +20,7 @@ from pipeline.configuration.mistakes import explain
 from pipeline.configuration.overrides import field_value, with_fields
 from pipeline.measure.flops import Costs
 from pipeline.methods import METHODS
+from pipeline.schedule import round_to_level
 from preprocessing.errors import ConfigError
 from preprocessing.settings import Settings
 
@@ -139,7 +140,7 @@ def _as_trained(config: Config) -> str:
     scheduled = method in METHODS and METHODS[method].scheduled
     fixed = mask.ratio.family == "constant" and mask.feedback.signal == "none" and not mask.selects
     if method == "mps_ams" and fixed and not any(own.values()):  # without AMLP's losses
-        method, own, scheduled = "mae", {"ratio": mask.ratio.start}, False
+        method, own, scheduled = "mae", {"ratio": round_to_level(mask.ratio.start, mask.ratio.level)}, False
     if not scheduled:
         settings = {name: section for name, section in settings.items() if name not in ("mask", "selection")}
     settings["pretrain"] |= {"method": method}

@@ -104,12 +104,12 @@ def finetuning(records: Sequence[Record]) -> bytes:
 
 
 def search(trials: pd.DataFrame, searched: Sequence[str]) -> bytes:
-    """DSC of all trials, best first, then against each searched number; reruns of the best stand out."""
+    """DSC of all trials, in their order, then against each searched number; reruns of the best stand out."""
     numbers = [name for name in searched if pd.api.types.is_numeric_dtype(trials[name]) and trials[name].nunique() > 1]
     numbers = numbers[:5]
     columns = min(3, 1 + len(numbers))
     rows = -(-(1 + len(numbers)) // columns)
-    trials = trials.sort_values("dsc", ascending=False).assign(rank=np.arange(1, len(trials) + 1))
+    trials = trials.assign(rank=np.arange(1, len(trials) + 1))
     again = trials["stage"] == "finalists" if "stage" in trials else pd.Series(False, index=trials.index)
     figure = _figure(9.2 if columns > 1 else 4.6, 2.5 * rows)
     with mpl.rc_context(STYLE):

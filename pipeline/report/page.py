@@ -102,7 +102,6 @@ def _trials(data: ReportData, search: str) -> dict[str, Any] | None:
     trials = data.trials.get(search, pd.DataFrame())
     if "dsc" not in trials or trials["dsc"].isna().all():
         return None
-    trials = trials.sort_values("dsc", ascending=False)
     shown = [name for name in trials if not trials[name].isna().all()]
     searched = [name for name in shown if name not in _TRIAL_COLUMNS]
     columns = [name for name in _TRIAL_COLUMNS if name in shown] + searched

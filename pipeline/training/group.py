@@ -20,7 +20,7 @@ from pipeline.training.offers import demand
 from pipeline.training.precision import ResourceSettings
 from pipeline.training.session import Session, TrainSession
 from preprocessing.errors import RunError
-from preprocessing.lock import check_owner
+from preprocessing.lock import check_owner, is_owner
 from preprocessing.object_store import StoreError, fresh
 
 Task = TypeVar("Task")
@@ -130,7 +130,8 @@ def _work(config: dict[str, Any]) -> None:
             UPath(group.shortage).write_text(str(error))
         raise
     except RunError as error:
-        UPath(group.failure).write_text(str(error))
+        if is_owner(group.lock, group.token):  # else the run is another driver's, and so is this file
+            UPath(group.failure).write_text(str(error))
         if session.workers > 1:  # the others may not meet the same, and would wait for this one
             raise
 

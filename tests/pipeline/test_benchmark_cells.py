@@ -164,5 +164,7 @@ def test_arms_that_differ_only_in_what_their_methods_ignore_are_the_same() -> No
     fields = {"again": {"pretrain.method": "mae", "mask.ratio.start": 0.5, "methods.byol.memory": 0.5}}
     with pytest.raises(ConfigError, match="again is the same as mae"):
         cells(config(benchmark__arms=("mae", "again"), benchmark__fields=fields))
+    fields = {"near": {"mask.ratio.start": 0.76, "mask.ratio.level": 0.05}, "mae": {"methods.mae.ratio": 0.76}}
+    assert len(cells(config(benchmark__arms=("near", "mae"), benchmark__fields=fields))) == 2  # trained at .75
     fields = {"mae": {"methods.mae.ratio": 0.6}}
     assert len(cells(config(benchmark__arms=("random_75", "mae"), benchmark__fields=fields))) == 2

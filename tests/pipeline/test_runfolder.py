@@ -1,5 +1,6 @@
 import pytest
 
+from pipeline import runfolder
 from pipeline.runfolder import RunFolder, differences
 from preprocessing.errors import RunError
 
@@ -37,6 +38,21 @@ def test_changed_inputs_begin_anew_and_say_why(run):
     enter(run, {"mask": {"ratio": 0.5}, "lr": 0.1}, "a")
     assert enter(run, {"mask": {"ratio": 0.75}, "lr": 0.1}, "b") == (False, ["b"])
     assert any("mask.ratio changed: 0.5 -> 0.75" in line for line in run.said)
+
+
+def test_a_stage_whose_removal_was_interrupted_is_not_done(run, monkeypatch):
+    enter(run, {"lr": 0.1}, "a")
+
+    def interrupted(folder, last):
+        (folder / "a").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runfolder, "remove_folder", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            enter(run, {"lr": 0.2}, "b")
+    assert not run.is_done("pretrain", {"lr": 0.1})
+    assert enter(run, {"lr": 0.1}, "c") == (False, ["c"])  # the old setting again
 
 
 def test_differences_name_each_leaf():

@@ -129,6 +129,17 @@ def test_a_search_that_broke_off_goes_on_with_its_checkpoints_and_trains_nothing
         assert (tmp_path / "trials" / trial / "begun").read_text() == (".c" if start > 0.6 else ".")
 
 
+def test_finalists_keep_their_own_figures_though_a_failed_trial_overtakes_them(tiny, tmp_path, ray_session):
+    """What trial came to no result at first may be among the best when the search goes on."""
+    fields = {"search__trials": 4, "search__repeats": 1, "mask__ratio__start": 0.5, "resources__max_failures": 0}
+    task = task_for(tiny, tmp_path, **fields)
+    study = replace(schedule_study(task.config.search), loop=stops_once)
+    space = Space({"mask.ratio.start": tune.choice([0.55, 0.7])}, {})
+    for expected in (0.55, 0.55, 0.7):  # first 0.7 fails, then it is a finalist, which fails once as well
+        choice = search(task, study, space)
+        assert (choice.fields["mask.ratio.start"], choice.dsc) == (expected, expected)
+
+
 def test_a_trial_for_which_there_is_no_room_is_refused(tiny, tmp_path, ray_session):
     task = task_for(tiny, tmp_path, search__cpus_per_trial=4096)
     with pytest.raises(RunError, match=r"4096 core\(s\) and 0 GPU\(s\) will never fit: .*search\.cpus_per_trial"):

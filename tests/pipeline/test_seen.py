@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -54,5 +55,13 @@ def test_a_segmenter_is_judged_on_what_it_did_not_see(tmp_path, capsys):
     assert "2 of 4 labelled cases (a, b) left out" in capsys.readouterr().out
     with pytest.raises(RunError, match="none is left"):
         unseen_cases(segmenter, cases[:2], digests)
+    segmenter = checkpoint_at(
+        tmp_path / "more", "segmenter", trained={"seen": saw, "pretrained_on": seen(["11", *digests.values()])}
+    )
+    assert len(unseen_cases(segmenter, cases, digests)) == 2
+    assert "its pretraining saw 4 of these cases (a, b, c and 1 more), without labels" in capsys.readouterr().out
+    kin = [replace(case, group="patient") if case.id in "ac" else case for case in cases]
+    assert [case.id for case in unseen_cases(segmenter, kin, digests)] == ["d"]  # c is another image of a's patient
+    assert "3 of 4 labelled cases (a, b, c) left out" in capsys.readouterr().out
     assert len(unseen_cases(checkpoint_at(tmp_path / "old", "segmenter", trained={}), cases, digests)) == 4
     assert "nothing tells" in capsys.readouterr().out

@@ -98,13 +98,13 @@ def _write_run(root: Path) -> None:
     (root / "search").mkdir()
     pd.DataFrame(
         {
-            "trial": ["a", "b", "c"],
-            "stage": ["search", "search", "finalists"],
-            "seed": [0, 0, 7],
-            "dsc": [0.5, 0.4, 0.51],
-            "epochs": [4, 2, 4],
-            "mask.ratio.start": [0.6, 0.7, 0.6],
-            "mask.ratio.family": ["linear", "step", "linear"],
+            "trial": ["c", "a", "b"],
+            "stage": ["finalists", "search", "search"],
+            "seed": [7, 0, 0],
+            "dsc": [0.51, 0.5, 0.56],  # the last was stopped early, so that it ranks behind
+            "epochs": [4, 4, 2],
+            "mask.ratio.start": [0.6, 0.6, 0.7],
+            "mask.ratio.family": ["linear", "linear", "step"],
         }
     ).to_csv(root / "search" / "trials.csv", index=False)
     (root / "search_finetune").mkdir()
@@ -174,6 +174,7 @@ def test_everything_of_a_whole_run_is_there(html: str) -> None:
     ):
         assert part in page.text, part
     assert "has not run" not in page.text
+    assert page.text.rindex("0.51") < page.text.rindex("0.56")
     assert html.count("<img") == 7  # six charts and a case
 
 

@@ -265,10 +265,11 @@ def test_no_mask_is_left_of_a_scan_that_cannot_be_read_any_more(tmp_path: Path) 
         scan(scans, name, (50, 80), np.s_[10:30, 20:60])
     model, settings = predictor(tmp_path / "model"), PredictSettings(probabilities=True)
     predict(model, find_scans(str(scans), DataSettings(), 1), settings, output)
+    scan(scans, "b_lesion", (50, 80), np.s_[10:30, 20:60])  # called as one of b's regions
     (scans / "b.png").write_bytes(b"damaged")
     _, rejected = predict(model, find_scans(str(scans), DataSettings(), 1), settings, output)
     assert [rejection.case for rejection in rejected] == ["b"]
-    assert sorted(file.name for file in output.rglob("*.png")) == ["a.png"] * 3
+    assert sorted(file.name for file in output.rglob("*.png")) == ["a.png"] * 3 + ["b_lesion.png"] * 3
 
 
 def test_results_may_not_lie_between_the_scans(tmp_path: Path) -> None:

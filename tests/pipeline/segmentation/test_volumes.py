@@ -143,6 +143,10 @@ def test_scans_of_several_modalities_come_from_a_layout_or_a_table(tmp_path):
     pd.DataFrame(table).to_csv(tmp_path / "scans.csv", index=False)
     (case,) = find_scans(str(tmp_path / "scans.csv"), DataSettings(modalities=("PT", "CT")), 2)
     assert [file.rsplit("/", 1)[1] for file in case.images.values()] == ["A-1__PT.nii.gz", "A-1__CT.nii.gz"]
+    (tmp_path / "imagesTr" / "A-1__CT.nii.gz").rename(tmp_path / "other.nii.gz")
+    found = find_scans(str(tmp_path / "imagesTr"), data.model_copy(update={"modalities": ("PT",)}), 1)
+    assert "A-1__PT" in [case.id for case in found]  # no scan of the layout without its CT
+    (tmp_path / "other.nii.gz").rename(tmp_path / "imagesTr" / "A-1__CT.nii.gz")
     found = find_scans(str(tmp_path / "imagesTr"), DataSettings(), 1)
     assert [case.id for case in found] == ["A-1__CT", "A-1__CT_label", "A-1__PT", "A-1__PT_label"]
 

@@ -33,9 +33,14 @@ def test_a_dead_group_is_told_in_a_sentence(tmp_path, monkeypatch, error, told):
         group.train_group(print, None, UPath(tmp_path), ResourceSettings(), 2, "", "")
 
 
-@pytest.mark.parametrize(("workers", "rank", "raises"), [(1, 0, False), (2, 0, True), (2, 1, True)])
-def test_a_mistake_of_one_worker_ends_the_group_and_is_not_tried_again(tmp_path, monkeypatch, workers, rank, raises):
-    """The others may not meet it, and would wait for this one's gradients."""
+@pytest.mark.parametrize(
+    ("workers", "rank", "raises", "owner"),
+    [(1, 0, False, "this"), (2, 0, True, "this"), (2, 1, True, "this"), (2, 0, True, "another")],
+)
+def test_a_mistake_of_one_worker_ends_the_group_and_is_not_tried_again(
+    tmp_path, monkeypatch, workers, rank, raises, owner
+):
+    """The others may not meet it, and would wait for this one's gradients; another driver's run is left alone."""
     ran = []
 
     def loop(task, session):
@@ -44,11 +49,15 @@ def test_a_mistake_of_one_worker_ends_the_group_and_is_not_tried_again(tmp_path,
 
     monkeypatch.setattr(group, "TrainSession", lambda *_: SimpleNamespace(rank=rank, workers=workers))
     (tmp_path / "owner.json").touch()
+    monkeypatch.setattr(group, "is_owner", lambda lock, token: owner == "this")
     files = [str(tmp_path / "pretrain" / name) for name in ("failure.txt", "shortage.txt")]
     (tmp_path / "pretrain").mkdir()
     task = group.GroupTask(loop, "task", 1, 0.0, str(tmp_path / "owner.json"), "", *files, "")
     with pytest.raises(RunError, match="is damaged") if raises else nullcontext():
         group._work({"group": task})
+    if owner != "this":
+        assert not (tmp_path / "pretrain" / "failure.txt").exists()
+        return
     assert (tmp_path / "pretrain" / "failure.txt").read_text() == "the shard patches-00002.parquet is damaged"
     group._work({"group": task})  # of the group that Ray starts again
     assert ran == ["task"]
