@@ -6,7 +6,6 @@ A stage knows its inputs; one that is done for the same inputs is not done again
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -18,11 +17,20 @@ import yaml
 from upath import UPath
 
 from pipeline import predict as prediction
-from pipeline.checkpoint import SCHEMA, checkpoint_digest
+from pipeline.checkpoint import checkpoint_digest
 from pipeline.config import Config
 from pipeline.configuration.overrides import with_fields
 from pipeline.finetune import FinetuneTask
 from pipeline.finetune import finetune as train_segmenter
+from pipeline.inputs import (
+    Inputs,
+    data_inputs,
+    finetune_inputs,
+    finetune_search_inputs,
+    pretrain_inputs,
+    search_inputs,
+    sections,
+)
 from pipeline.judging import choose_sizes, judge, predictor_for
 from pipeline.methods import METHODS
 from pipeline.pretrain import PretrainTask, pretrain_loop, selection_key
@@ -32,7 +40,6 @@ from pipeline.runfolder import RunFolder
 from pipeline.scans import find_scans
 from pipeline.search import Space, Study, finetune_study, schedule_study
 from pipeline.search import search as search_space
-from pipeline.search_settings import FINETUNE_SEARCH, SCHEDULE_SEARCH
 from pipeline.seen import check_unseen, unseen_cases
 from pipeline.tracking import Tracker
 from pipeline.training.group import train_group
@@ -44,7 +51,7 @@ from preprocessing.build import build_cache
 from preprocessing.cache import PatchCache, read_manifest
 from preprocessing.case import Case, Rejection
 from preprocessing.errors import RunError
-from preprocessing.fingerprint import content_without_labels, digest_files, fingerprint_of
+from preprocessing.fingerprint import digest_files, fingerprint_of
 from preprocessing.layouts import has_phantoms, load_cases
 from preprocessing.selection.benchmark import selection_table
 from preprocessing.selection.scores import ScoreTable, open_features, score_cache
@@ -97,16 +104,18 @@ class Pipeline:
     @property
     def scheduled(self) -> Config:
         """The configuration with the mask schedule that was searched, where one was."""
-        return self._with_choice(self.config, "search", self.config.searches, self._search_inputs)
+        return self._with_choice(self.config, "search", self.config.searches, search_inputs)
 
     @property
     def searched(self) -> Config:
         """The same with the settings of fine-tuning that were searched, where they were."""
         wanted = self.config.search.finetune
-        return self._with_choice(self.scheduled, "search_finetune", wanted, self._finetune_search_inputs)
+        return self._with_choice(self.scheduled, "search_finetune", wanted, finetune_search_inputs)
 
-    def _with_choice(self, config: Config, name: str, wanted: bool, inputs: Callable[[], dict[str, Any]]) -> Config:
-        if not wanted or not self.folder.is_done(name, inputs()):
+    def _with_choice(
+        self, config: Config, name: str, wanted: bool, inputs: Callable[[Config, Inputs], Inputs]
+    ) -> Config:
+        if not wanted or not self.folder.is_done(name, inputs(config, self._data)):
             return config
         return with_fields(config, yaml.safe_load((self.folder.root / name / BEST_FILE).read_text()))
 
@@ -125,7 +134,7 @@ class Pipeline:
     def _measure_selection(self) -> None:
         """Hit rates and pictures of the selection as it is used: as configured until a search has chosen another."""
         config, labels = self.scheduled, {"labels": self.cache.fingerprint}
-        with self.folder.stage("selection", self._data_inputs() | labels | _sections(config, "selection")) as stage:
+        with self.folder.stage("selection", self._data | labels | sections(config, "selection")) as stage:
             if not stage.done:
                 self.folder.drop_metrics("selection")
                 table, cases = self._scores(config), self.splits.pretraining(config.pretrain.include_test)
@@ -146,7 +155,7 @@ class Pipeline:
             print("search: switched off, or the method has no mask schedule")
             return
         self._needs_labels()
-        with self.folder.stage("search", self._search_inputs()) as stage:
+        with self.folder.stage("search", search_inputs(self.config, self._data)) as stage:
             if stage.done:
                 return
             # weights of the user's own stand in place of a rule
@@ -161,7 +170,7 @@ class Pipeline:
             return
         self._needs_labels()
         self._needs_encoder()
-        with self.folder.stage("search_finetune", self._finetune_search_inputs()) as stage:
+        with self.folder.stage("search_finetune", finetune_search_inputs(self.scheduled, self._data)) as stage:
             if stage.done:
                 return
             space = space_of("finetune")
@@ -184,7 +193,7 @@ class Pipeline:
             start = f"the encoder at {config.finetune.encoder}" if config.finetune.encoder else "random weights"
             print(f"pretrain: nothing to train, fine-tuning starts from {start}")
             return
-        with self.folder.stage("pretrain", self._pretrain_inputs()) as stage:
+        with self.folder.stage("pretrain", pretrain_inputs(config, self._data)) as stage:
             if stage.done:
                 return
             task = replace(self.pretrain_task(), folder=str(stage.folder))
@@ -209,7 +218,7 @@ class Pipeline:
 
     def _train_segmenter(self) -> None:
         config = self.searched
-        with self.folder.stage("finetune", self._finetune_inputs()) as stage:
+        with self.folder.stage("finetune", finetune_inputs(config, self._data)) as stage:
             if stage.done:
                 return
             self.folder.drop_metrics("segmentation")
@@ -248,7 +257,7 @@ class Pipeline:
             "images_and_labels": fingerprint_of(cases, digests, {}),
             "root": config.data.root,
             "checkpoint": checkpoint_digest(checkpoint),
-            **_sections(config, "evaluate"),
+            **sections(config, "evaluate"),
         }
         with self.folder.stage("evaluate", inputs) as stage:
             if not stage.done:
@@ -303,55 +312,16 @@ class Pipeline:
         encoder = absolute(config.finetune.encoder) if config.finetune.encoder else own
         return FinetuneTask(config, self.cache_dir, self.splits_file, encoder, str(folder))
 
-    def _search_inputs(self) -> dict[str, Any]:
-        config = with_fields(self.config, schedule_study(self.config.search).fields)
-        sections = _sections(config, "selection", "mask", "model", "decoder", "loader", "pretrain")
-        searched = {"search": config.search.model_dump(mode="json", include=set(SCHEDULE_SEARCH))}
-        return self._data_inputs() | sections | searched | _method_options(config)
-
-    def _pretrain_inputs(self) -> dict[str, Any]:
-        """What the encoder depends on: `selection` and `mask` where they steer the method; from scratch the model."""
-        config = self.scheduled
-        if not config.pretrains:
-            return self._data_inputs() | _sections(config, "model", "loader") | {"method": config.pretrain.method}
-        steering = ("selection", "mask") if METHODS[config.pretrain.method].scheduled else ()
-        names = ("model", "decoder", "loader", "pretrain", *steering)
-        return self._data_inputs() | _sections(config, *names) | _method_options(config)
-
-    def _finetune_search_inputs(self) -> dict[str, Any]:
-        config = with_fields(self.config, finetune_study(self.config.finetune).fields)
-        searched = config.search.model_dump(mode="json", include=set(FINETUNE_SEARCH))
-        return self._finetune_sections(config) | {"search": searched}
-
-    def _finetune_inputs(self) -> dict[str, Any]:
-        return self._finetune_sections(self.searched)
-
-    def _finetune_sections(self, config: Config) -> dict[str, Any]:
-        """Where fine-tuning starts from, and its settings; another run's encoder is known by its weights."""
-        inputs, finetune = self._pretrain_inputs(), config.finetune.content()
-        if encoder := finetune.pop("encoder"):
-            inputs = self._data_inputs() | _sections(config, "loader") | {"encoder": checkpoint_digest(encoder)}
-        return inputs | {"finetune": finetune, "segmenter": config.segmenter.used()}
-
-    def _data_inputs(self) -> dict[str, Any]:
-        return {
-            "scans": self._scans,
-            "splits": hashlib.sha256(self.splits.table.to_csv().encode()).hexdigest()[:16],
-            "include_test": self.config.pretrain.include_test,
-            "seed": self.config.run.seed,
-            "checkpoints": SCHEMA,  # those of another version cannot be read
-        }
-
     @functools.cached_property
-    def _scans(self) -> str:
-        """What trainings read: a label of a test case that is corrected changes none of them."""
-        return content_without_labels(self.cache, self.splits.cases("test"))
+    def _data(self) -> Inputs:
+        return data_inputs(self.config, self.cache, self.splits)
 
     def _needs_encoder(self) -> None:
         """That the encoder that the fine-tuning starts from is what its inputs say, and saw no test case."""
         if (encoder := self.config.finetune.encoder) and not self.config.pretrain.include_test:
             check_unseen(encoder, self.cache, self.splits.cases("test"))
-        if self.scheduled.pretrains and not self.folder.is_done("pretrain", self._pretrain_inputs()):
+        config = self.scheduled
+        if config.pretrains and not self.folder.is_done("pretrain", pretrain_inputs(config, self._data)):
             raise RunError(
                 f"there is no pretraining in {self.folder.root} with these scans and settings; python -m jobs.pretrain "
                 "with the same configuration makes it, python -m jobs.run all that is lacking"
@@ -359,7 +329,7 @@ class Pipeline:
 
     def _needs_segmenter(self) -> None:
         """That the run's segmenter was trained on these splits: otherwise test cases may be what it learned from."""
-        if not self.folder.is_done("finetune", self._finetune_inputs()):
+        if not self.folder.is_done("finetune", finetune_inputs(self.searched, self._data)):
             raise RunError(
                 f"there is no segmenter in {self.folder.root} for these scans and settings; python -m jobs.finetune "
                 "with the same configuration makes it, python -m jobs.run all that is lacking"
@@ -372,16 +342,6 @@ class Pipeline:
                 f"training needs labelled cases in each of train, val and test (there are: {counts}); add labels "
                 "or give data.splits. Preprocessing and scores do not need them"
             )
-
-
-def _sections(config: Config, *names: str) -> dict[str, Any]:
-    return {name: getattr(config, name).content() for name in names}
-
-
-def _method_options(config: Config) -> dict[str, Any]:
-    """The options of the method that is used; those of the others change nothing."""
-    options = getattr(config.methods, config.pretrain.method, None)
-    return {} if options is None else {"method": options.content()}
 
 
 def space_of(name: str, without: Sequence[str] = ()) -> Space:
