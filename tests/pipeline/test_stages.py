@@ -78,6 +78,18 @@ def test_a_changed_setting_redoes_what_depends_on_it_and_says_why(finished, caps
     runs.run(config)
 
 
+def test_judging_otherwise_trains_nothing_anew(finished, capsys):
+    config, run = finished
+    weights = run / "finetune" / "segmenter" / "model.safetensors"
+    before = weights.read_bytes()
+    runs.evaluate(with_fields(config, {"evaluate.mirror": False}))
+    said = capsys.readouterr().out
+    assert "finetune/sizes: done again, since mirror changed: True -> False" in said
+    assert "evaluate: done again" in said
+    assert weights.read_bytes() == before
+    runs.evaluate(config)
+
+
 @pytest.mark.slow
 def test_the_settings_of_fine_tuning_are_searched_once(finished, capsys):
     config, run = finished
