@@ -12,6 +12,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from matplotlib.transforms import offset_copy
 from upath import UPath
 
 from pipeline.report.comparison import Place
@@ -20,7 +21,9 @@ from pipeline.report.statistics import Interval
 from preprocessing.storage import make_folder, write_text
 
 _PLOTS = {"differences", "dsc_over_flops", "dsc_over_labels"}
-_MARKERS = "osD^vP*X<>hpd"  # not as many as colours, so that no two arms look the same
+_MARKERS = "osD^vP*X<>"  # as many as colours; further arms are hollow
+_APART = 5.0  # points between arms that would hide each other
+_CLOSE = 1.3  # ratio of FLOPs below which they would
 
 
 def write_page(
@@ -94,14 +97,26 @@ def _plot(found: pd.DataFrame, column: str, label: str, compute: bool) -> bytes:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.6, 3.8), layout="constrained")
         axis = figure.subplots()
-        for number, (arm, part) in enumerate(found.groupby("arm", sort=False)):
-            part = part[part[column].notna()].sort_values("labels")
-            if part.empty:
-                continue
-            marker, line = _MARKERS[number % len(_MARKERS)], "none" if compute else "-"
-            x, y = part[column], part["dsc"]
-            bars = part["dsc_sd"].fillna(0.0)
-            axis.errorbar(x, y, yerr=bars, marker=marker, linestyle=line, capsize=3, markersize=5, label=str(arm))
+        arms = {str(arm): part for arm, part in found[found[column].notna()].groupby("arm", sort=False)}
+        offsets = _side_by_side({arm: float(part[column].mean()) for arm, part in arms.items()}, compute)
+        for number, (arm, part) in enumerate(arms.items()):
+            part = part.sort_values("labels")
+            further, style = divmod(number, len(_MARKERS))
+            x, y, bars = part[column], part["dsc"], part["dsc_sd"].fillna(0.0)
+            axis.update_datalim(np.column_stack([np.tile(x, 2), np.concatenate([y - bars, y + bars])]))
+            axis.errorbar(
+                x,
+                y,
+                yerr=bars,
+                marker=_MARKERS[(style + further) % len(_MARKERS)],
+                linestyle="none" if compute else "-",
+                color=f"C{style}",
+                markerfacecolor="white" if further % 2 else f"C{style}",
+                capsize=2,
+                markersize=5,
+                label=arm,
+                transform=offset_copy(axis.transData, figure, x=offsets[arm], units="points"),
+            )
             if compute and found["labels"].nunique() > 1:
                 for place, share in zip(zip(x, y, strict=True), part["labels"], strict=True):
                     axis.annotate(f"{share:.0%}", place, (4, 3), textcoords="offset points", fontsize=6)
@@ -109,9 +124,28 @@ def _plot(found: pd.DataFrame, column: str, label: str, compute: bool) -> bytes:
             positive = found.loc[found[column] > 0, column]
             # from scratch stands at 0, left of all others
             axis.set_xscale("symlog", linthresh=float(positive.min()) / 2 if len(positive) else 1.0)
+        else:
+            shares = sorted(found["labels"].unique())
+            axis.set_xscale("log")
+            axis.set_xticks(shares, [f"{share:.0%}" for share in shares])
+            axis.minorticks_off()
+        axis.autoscale_view()  # moved points do not count by themselves
         axis.set(xlabel=label, ylabel="test DSC")
         figure.legend(loc="outside right upper")  # a dozen arms would hide points within
         return _png(figure)
+
+
+def _side_by_side(places: Mapping[str, float], compute: bool) -> dict[str, float]:
+    """Points by which each arm is moved sideways, so that none hides another: those of about the same FLOPs."""
+    together: list[list[str]] = []
+    for arm in sorted(places, key=places.__getitem__) if compute else places:
+        near = together and (not compute or places[arm] <= _CLOSE * places[together[-1][-1]])
+        if near:
+            together[-1].append(arm)
+        else:
+            together.append([arm])
+    step = _APART if compute else _APART / 2
+    return {arm: step * (n - (len(arms) - 1) / 2) for arms in together for n, arm in enumerate(arms)}
 
 
 def _png(figure: Figure) -> bytes:
