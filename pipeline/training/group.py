@@ -62,7 +62,8 @@ def train_group(
         lock, token: lock file of the run and its owner; a worker whose driver lost the run must not write.
 
     Raises:
-        RunError: the loop ended with one, the group failed more often than allowed, or its controller died.
+        RunError: the loop ended with one, the group failed more often than allowed, its controller died, or the lock
+            was lost.
     """
     failure, shortage = folder / "failure.txt", folder / "shortage.txt"
     for file in (failure, shortage):
@@ -107,6 +108,7 @@ def train_group(
         ) from error
     if fresh(failure).exists():
         raise RunError(failure.read_text())
+    check_owner(lock, token)
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -119,8 +121,8 @@ def _work(config: dict[str, Any]) -> None:
             f"{group.lock} is not there on the machine {socket.gethostname()}: run.dir must be a folder that all "
             "machines mount, or an object store (s3://, gs://)"
         )
-    if fresh(UPath(group.failure)).exists():
-        return  # a worker of this group met a mistake; trying again would only repeat it
+    if fresh(UPath(group.failure)).exists() or not is_owner(group.lock, group.token):
+        return  # a worker of this group met a mistake, or another driver has the run: trying again would not help
     labels = {"run": UPath(group.lock).parent.name, "stage": UPath(group.failure).parent.name}
     session = TrainSession(lambda: check_owner(group.lock, group.token), group.checkpoint_s, labels, group.start)
     try:
@@ -130,7 +132,7 @@ def _work(config: dict[str, Any]) -> None:
             UPath(group.shortage).write_text(str(error))
         raise
     except RunError as error:
-        if is_owner(group.lock, group.token):  # else the run is another driver's, and so is this file
+        if is_owner(group.lock, group.token):  # else the run, and so this file, is another driver's
             UPath(group.failure).write_text(str(error))
         if session.workers > 1:  # the others may not meet the same, and would wait for this one
             raise

@@ -49,7 +49,7 @@ def test_a_mistake_of_one_worker_ends_the_group_and_is_not_tried_again(
 
     monkeypatch.setattr(group, "TrainSession", lambda *_: SimpleNamespace(rank=rank, workers=workers))
     (tmp_path / "owner.json").touch()
-    monkeypatch.setattr(group, "is_owner", lambda lock, token: owner == "this")
+    monkeypatch.setattr(group, "is_owner", lambda lock, token: owner == "this" or not ran)
     files = [str(tmp_path / "pretrain" / name) for name in ("failure.txt", "shortage.txt")]
     (tmp_path / "pretrain").mkdir()
     task = group.GroupTask(loop, "task", 1, 0.0, str(tmp_path / "owner.json"), "", *files, "")
