@@ -50,6 +50,7 @@ def predict(
     settings: PredictSettings,
     folder: UPath,
     progress: Callable[[int], None] | None = None,
+    aside: Sequence[Rejection] = (),
 ) -> tuple[pd.DataFrame, list[Rejection]]:
     """Segment scans and write what was found.
 
@@ -65,14 +66,17 @@ def predict(
         settings: what to write.
         folder: where to.
         progress: called with the number of cases done.
+        aside: scans that were found to be none before.
 
     Returns:
-        What predictions.csv holds, and the cases that could not be read.
+        What predictions.csv holds, and the scans that were set aside or could not be read.
     """
     rows: list[dict[str, Any]] = []
-    rejected: list[Rejection] = []
+    rejected = list(aside)
     regions = list(predictor.card.classes)
     make_folder(folder)
+    for rejection in aside:
+        _remove_former(rejection.case, regions, folder)
     for done, found in enumerate(predictor.segment(cases), start=1):
         if isinstance(found, Rejection):
             rejected.append(found)

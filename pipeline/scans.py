@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
 from upath import UPath
 
-from preprocessing.case import Case
+from preprocessing.case import Case, Rejection
 from preprocessing.errors import ConfigError
 from preprocessing.layouts import LAYOUTS, DataSettings
 from preprocessing.object_store import fresh, is_local, reaching
@@ -20,12 +20,13 @@ from preprocessing.readers.images import READERS
 from preprocessing.readers.volumes import READERS as VOLUME_READERS
 
 T = TypeVar("T")
+_Found = tuple[list[Case], list[Rejection]]  # scans, and what cannot be one
 _NAMELESS = re.compile(r"^(?!DICOMDIR$)[^.]*(\.\d+)*$", re.IGNORECASE)  # no ending, or the last number of a UID
 _MASK = re.compile(r"_mask(_\d+)?$")  # of BUSI's naming
 
 
-def find_scans(source: str, data: DataSettings, modalities: int, output: UPath | None = None) -> list[Case]:
-    """The scans to segment, labels or not.
+def find_scans(source: str, data: DataSettings, modalities: int, output: UPath | None = None) -> _Found:
+    """The scans to segment, labels or not, and what cannot be one.
 
     Args:
         source: `predict.input`.
@@ -41,16 +42,19 @@ def find_scans(source: str, data: DataSettings, modalities: int, output: UPath |
     path = UPath(source)
     with reaching(source):
         if path.suffix.lower() in (".csv", ".parquet"):
-            return _laid_out(data.model_copy(update={"layout": "manifest", "manifest": path.name}), path.parent)
+            manifest = data.model_copy(update={"layout": "manifest", "manifest": path.name})
+            return _wanted(_laid_out(manifest, path.parent), data)
         if modalities > 1 and path.is_dir():
-            return _laid_out(data, path, output)
+            return _wanted(_laid_out(data, path, output), data)
         if data.modalities and data.layout != "manifest" and path.is_dir():
             with suppress(ConfigError):  # files of the one modality alone are no scans of the layout
-                return _laid_out(data, path, output)  # where they are, one of a scan's modalities is not every file
-        return find_files(source, output)
+                found = _laid_out(data, path, output)
+                if len(found[0][0].images) > 1:  # one of a scan's modalities is not every file of it
+                    return _wanted(found, data)
+        return find_files(source, output), []
 
 
-def _laid_out(data: DataSettings, root: UPath, output: UPath | None = None) -> list[Case]:
+def _laid_out(data: DataSettings, root: UPath, output: UPath | None = None) -> _Found:
     if not root.is_dir():
         raise ConfigError(f"predict.input: there is no folder {root}")
     if data.layout not in LAYOUTS:
@@ -60,14 +64,18 @@ def _laid_out(data: DataSettings, root: UPath, output: UPath | None = None) -> l
     cases = _without(cases, lambda case: next(iter(case.images.values())), results)
     if not cases:
         raise ConfigError(f"predict.input: no scan in the layout {data.layout!r} under {root}")
-    for rejection in _without(rejected, lambda rejection: rejection.file, results):
-        print(f"predict: {rejection.case} set aside: {rejection.file}: {rejection.reason}", flush=True)
-    return [replace(case, images=_wanted(case.images, data), labels=()) for case in cases]  # a mask has no say
+    return cases, _without(rejected, lambda rejection: rejection.file, results)
 
 
-def _wanted(images: Mapping[str, str], data: DataSettings) -> dict[str, str]:
-    """The modalities that were asked for, as far as a scan has them; a segmenter says what it lacks."""
-    return {name: file for name, file in images.items() if not data.modalities or name in data.modalities}
+def _wanted(found: _Found, data: DataSettings) -> _Found:
+    """With the modalities that were asked for, as far as a scan has them (a segmenter says what it lacks), and without
+    masks, which have no say in a prediction."""
+    cases, rejected = found
+    kept = [[name for name in case.images if name in data.modalities or not data.modalities] for case in cases]
+    return [
+        replace(case, images={name: case.images[name] for name in names}, labels=())
+        for case, names in zip(cases, kept, strict=True)
+    ], rejected
 
 
 def find_files(source: str, output: UPath | None = None) -> list[Case]:

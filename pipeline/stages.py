@@ -278,9 +278,9 @@ class Pipeline:
         checkpoint = absolute(config.segmenter_dir)
         output = prediction.output_folder(config.predict, self.folder.root)
         predictor = predictor_for(checkpoint, config.predict, config)
-        cases = find_scans(config.predict.input, config.data, predictor.card.channels, output)
+        cases, aside = find_scans(config.predict.input, config.data, predictor.card.channels, output)
         with StageProgress("predict", len(cases), "scans") as progress:
-            table, rejected = prediction.predict(predictor, cases, config.predict, output, progress.update)
+            table, rejected = prediction.predict(predictor, cases, config.predict, output, progress.update, aside)
         print(f"predict: {len(table)} masks in {output}, {len(rejected)} scans set aside (rejected.csv)")
 
     def report(self) -> None:

@@ -275,7 +275,7 @@ def test_a_store_that_cannot_be_reached_is_no_fault_of_the_files(
         lambda: read_volume(f"{bucket}/a.nii"),
         lambda: read_volume(f"{bucket}/ct"),
         lambda: load_cases(DataSettings(root=f"{bucket}/data")),
-        lambda: find_scans(f"{bucket}/data", DataSettings(), 1),
+        lambda: find_scans(f"{bucket}/data", DataSettings(), 1)[0],
         lambda: PatchCache.open(f"{bucket}/cache"),
         lambda: PatchCache(f"{bucket}/cache", cache.manifest).read_block(0),
         lambda: digest_files([Case("a", "a", "", {"image": f"{bucket}/a.png"}, ())]),

@@ -177,10 +177,10 @@ def test_predictions(bucket: str, tmp_path: Path) -> None:
     uri, output = upload(tmp_path, f"{bucket}/scans"), UPath(f"{bucket}/scans/out")
     oracle = predictor(tmp_path / "model")
     for _ in range(2):  # the second time the results of the first are there
-        cases = find_scans(uri, DataSettings(), 1, output)
+        cases = find_scans(uri, DataSettings(), 1, output)[0]
         assert [case.id for case in cases] == ["deep/tall", "wide"]
         predict(oracle, cases, PredictSettings(), output)
-    predict(oracle, find_scans(str(tmp_path), DataSettings(), 1), PredictSettings(), UPath(tmp_path / "out"))
+    predict(oracle, find_scans(str(tmp_path), DataSettings(), 1)[0], PredictSettings(), UPath(tmp_path / "out"))
     for name in ("masks/deep/tall.png", "overlays/wide.png"):
         with (output / name).open("rb") as stream:
             assert np.array_equal(np.asarray(Image.open(stream)), np.asarray(Image.open(tmp_path / "out" / name)))

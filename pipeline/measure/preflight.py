@@ -168,9 +168,13 @@ def _told(check: Callable[[], object]) -> list[str]:
 
 def _describe_scans(report: Preflight, config: Config) -> None:
     output = output_folder(config.predict, config.run.dir)
-    scans = find_scans(config.predict.input, config.data, _modalities(config), output)
+    scans, aside = find_scans(config.predict.input, config.data, _modalities(config), output)
     there = "" if fresh(UPath(config.segmenter_dir)).is_dir() else " (not there yet)"
     report.add("scans", "to segment", f"{number(len(scans))} in {config.predict.input}")
+    for rejection in aside[:3]:
+        report.add("scans", "set aside", f"{rejection.case}: {rejection.file}: {rejection.reason}")
+    if len(aside) > 3:
+        report.add("scans", "set aside", f"and {number(len(aside) - 3)} more")
     report.add("scans", "results", str(output))
     report.add("scans", "segmenter", config.segmenter_dir + there)
 

@@ -64,7 +64,7 @@ def test_volumes_go_the_whole_way(ray_session, tmp_path, fields):
     assert (test.get("regions") or {"": test}).keys() == (config.finetune.classes.keys() if fields is MRI else {""})
     runs.predict(with_fields(config, {"predict.input": config.data.root, "predict.output": str(tmp_path / "masks")}))
     table = pd.read_csv(tmp_path / "masks" / "predictions.csv")
-    scans = find_scans(config.data.root, config.data, 2)
+    scans = find_scans(config.data.root, config.data, 2)[0]
     assert set(table["case"]) == {case.id for case in scans}
     for case in scans:
         source = nib.load(next(iter(case.images.values())))

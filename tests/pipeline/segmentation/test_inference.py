@@ -222,7 +222,7 @@ def test_what_can_be_predicted(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for wrong, message in (("", "not set"), (f"{tmp_path}/none", "no folder"), (f"{tmp_path}/empty", "no image")):
         with pytest.raises(ConfigError, match=message):
-            find_scans(wrong, DataSettings(), 1)
+            find_scans(wrong, DataSettings(), 1)[0]
 
 
 def test_masks_are_known_by_the_end_of_their_name_and_told(tmp_path: Path, capsys: Any) -> None:
@@ -249,13 +249,13 @@ def test_a_second_run_takes_no_result_of_the_first_for_a_scan(tmp_path: Path, ca
     output = UPath((tmp_path if spelt == "link" else scans) / spelt)
     settings = PredictSettings(probabilities=True)
     for left_out in ("", "predict: 3 files left out"):
-        cases = find_scans(str(scans), DataSettings(), 1, output)
+        cases = find_scans(str(scans), DataSettings(), 1, output)[0]
         assert [case.id for case in cases] == ["a"]
         assert left_out in (said := capsys.readouterr().out)
         assert bool(left_out) == ("left out" in said)
         predict(predictor(tmp_path / "model"), cases, settings, output)
-    assert len(find_scans(str(scans), DataSettings(), 1)) == 4
-    assert [case.id for case in find_scans(str(scans / "out" / "overlays"), DataSettings(), 1, output)] == ["a"]
+    assert len(find_scans(str(scans), DataSettings(), 1)[0]) == 4
+    assert [case.id for case in find_scans(str(scans / "out" / "overlays"), DataSettings(), 1, output)[0]] == ["a"]
 
 
 def test_no_mask_is_left_of_a_scan_that_cannot_be_read_any_more(tmp_path: Path) -> None:
@@ -264,20 +264,26 @@ def test_no_mask_is_left_of_a_scan_that_cannot_be_read_any_more(tmp_path: Path) 
     for name in ("a", "b"):
         scan(scans, name, (50, 80), np.s_[10:30, 20:60])
     model, settings = predictor(tmp_path / "model"), PredictSettings(probabilities=True)
-    predict(model, find_scans(str(scans), DataSettings(), 1), settings, output)
+    predict(model, find_scans(str(scans), DataSettings(), 1)[0], settings, output)
     scan(scans, "b_lesion", (50, 80), np.s_[10:30, 20:60])  # called as one of b's regions
     (scans / "b.png").write_bytes(b"damaged")
-    _, rejected = predict(model, find_scans(str(scans), DataSettings(), 1), settings, output)
+    _, rejected = predict(model, find_scans(str(scans), DataSettings(), 1)[0], settings, output)
     assert [rejection.case for rejection in rejected] == ["b"]
     assert sorted(file.name for file in output.rglob("*.png")) == ["a.png"] * 3 + ["b_lesion.png"] * 3
+    aside = Rejection("a", "a.png", "not all modalities are there")
+    _, rejected = predict(
+        model, find_scans(str(scans / "b_lesion.png"), DataSettings(), 1)[0], settings, output, None, [aside]
+    )
+    assert [rejection.case for rejection in rejected] == list(pd.read_csv(output / "rejected.csv")["case"]) == ["a"]
+    assert sorted(file.name for file in output.rglob("*.png")) == ["b_lesion.png"] * 3
 
 
 def test_results_may_not_lie_between_the_scans(tmp_path: Path) -> None:
     scan(tmp_path, "a", (8, 8), None)
     for output in (tmp_path, tmp_path / "." / ".." / tmp_path.name):
         with pytest.raises(ConfigError, match=r"predict\.output = .*predict\.output=.*/predictions"):
-            find_scans(str(tmp_path), DataSettings(), 1, UPath(output))
-    assert len(find_scans(f"{tmp_path}/a.png", DataSettings(), 1, UPath(tmp_path))) == 1  # no folder is searched
+            find_scans(str(tmp_path), DataSettings(), 1, UPath(output))[0]
+    assert len(find_scans(f"{tmp_path}/a.png", DataSettings(), 1, UPath(tmp_path))[0]) == 1  # no folder is searched
 
 
 def test_results_in_an_object_store_are_no_scans_either() -> None:
@@ -285,11 +291,11 @@ def test_results_in_an_object_store_are_no_scans_either() -> None:
     for name in ("a.png", "out/masks/a.png", "output/b.png"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(b"")
-    found = find_scans(str(root), DataSettings(), 1, root / "out")
+    found = find_scans(str(root), DataSettings(), 1, root / "out")[0]
     assert [case.id for case in found] == ["a", "output/b"]
-    assert len(find_scans(str(root), DataSettings(), 1, UPath("/predict-output/out"))) == 3
+    assert len(find_scans(str(root), DataSettings(), 1, UPath("/predict-output/out"))[0]) == 3
     with pytest.raises(ConfigError, match="is the folder of predict"):
-        find_scans(str(root), DataSettings(), 1, root)
+        find_scans(str(root), DataSettings(), 1, root)[0]
 
 
 def test_overlay_tints_the_mask_alone() -> None:

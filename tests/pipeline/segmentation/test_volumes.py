@@ -135,19 +135,26 @@ def test_scans_of_several_modalities_come_from_a_layout_or_a_table(tmp_path):
     for name in ("A-1__CT", "A-1__PT"):
         scan(tmp_path / "imagesTr", name, TURNED, (8, 8, 8))
     data = DataSettings(layout="hecktor")
-    (case,) = find_scans(str(tmp_path), data, 2)
+    (case,) = find_scans(str(tmp_path), data, 2)[0]
     assert list(case.images) == ["CT", "PT"]
-    (case,) = find_scans(str(tmp_path), data.model_copy(update={"modalities": ("PT",)}), 1)
+    (case,) = find_scans(str(tmp_path), data.model_copy(update={"modalities": ("PT",)}), 1)[0]
     assert list(case.images) == ["PT"]
     table = {"case": ["x"], "CT": ["imagesTr/A-1__CT.nii.gz"], "PT": ["imagesTr/A-1__PT.nii.gz"]}
     pd.DataFrame(table).to_csv(tmp_path / "scans.csv", index=False)
-    (case,) = find_scans(str(tmp_path / "scans.csv"), DataSettings(modalities=("PT", "CT")), 2)
+    (case,) = find_scans(str(tmp_path / "scans.csv"), DataSettings(modalities=("PT", "CT")), 2)[0]
     assert [file.rsplit("/", 1)[1] for file in case.images.values()] == ["A-1__PT.nii.gz", "A-1__CT.nii.gz"]
     (tmp_path / "imagesTr" / "A-1__CT.nii.gz").rename(tmp_path / "other.nii.gz")
-    found = find_scans(str(tmp_path / "imagesTr"), data.model_copy(update={"modalities": ("PT",)}), 1)
+    found = find_scans(str(tmp_path / "imagesTr"), data.model_copy(update={"modalities": ("PT",)}), 1)[0]
     assert "A-1__PT" in [case.id for case in found]  # no scan of the layout without its CT
+    for name in ("A-2__CT", "A-2__PT"):
+        scan(tmp_path / "imagesTr", name, TURNED, (8, 8, 8))
+    (case,), (rejection,) = find_scans(str(tmp_path), data, 2)
+    assert (case.id, rejection.case) == ("A-2", "A-1")
+    for name in ("A-2__CT", "A-2__PT"):
+        (tmp_path / "imagesTr" / f"{name}.nii.gz").unlink()
+        (tmp_path / "imagesTr" / f"{name}_label.nii.gz").unlink()
     (tmp_path / "other.nii.gz").rename(tmp_path / "imagesTr" / "A-1__CT.nii.gz")
-    found = find_scans(str(tmp_path / "imagesTr"), DataSettings(), 1)
+    found = find_scans(str(tmp_path / "imagesTr"), DataSettings(), 1)[0]
     assert [case.id for case in found] == ["A-1__CT", "A-1__CT_label", "A-1__PT", "A-1__PT_label"]
 
 
@@ -156,12 +163,12 @@ def test_results_are_no_scans_of_a_layout_but_a_table_may_name_them(tmp_path):
         for name in ("CT", "PT"):
             scan(tmp_path / patient, f"{patient}__{name}", TURNED, (8, 8, 8))
     data, output = DataSettings(layout="hecktor"), UPath(tmp_path / "B-1")
-    assert [case.id for case in find_scans(str(tmp_path), data, 2)] == ["A-1", "B-1"]
-    assert [case.id for case in find_scans(str(tmp_path), data, 2, output)] == ["A-1"]
+    assert [case.id for case in find_scans(str(tmp_path), data, 2)[0]] == ["A-1", "B-1"]
+    assert [case.id for case in find_scans(str(tmp_path), data, 2, output)[0]] == ["A-1"]
     with pytest.raises(ConfigError, match=r"predict\.output"):
-        find_scans(str(tmp_path), data, 2, UPath(tmp_path))
+        find_scans(str(tmp_path), data, 2, UPath(tmp_path))[0]
     (tmp_path / "scans.csv").write_text("case,image\nb,B-1/B-1__CT.nii.gz\n")
-    assert [case.id for case in find_scans(str(tmp_path / "scans.csv"), DataSettings(), 1, output)] == ["b"]
+    assert [case.id for case in find_scans(str(tmp_path / "scans.csv"), DataSettings(), 1, output)[0]] == ["b"]
 
 
 def test_what_is_drawn_is_axial_with_the_front_up():
@@ -213,7 +220,7 @@ def test_folders_of_series_and_files_side_by_side_are_all_found(tmp_path):
         series(tmp_path / "scans" / patient)
     (tmp_path / "scans" / "p2" / "preview.png").touch()
     scan(tmp_path / "scans", "a", TURNED, (8, 8, 8))
-    found = find_scans(str(tmp_path / "scans"), DataSettings(), 1)
+    found = find_scans(str(tmp_path / "scans"), DataSettings(), 1)[0]
     assert [case.id for case in found] == ["a", "a_label", "p1", "p2"]
 
 
@@ -227,10 +234,10 @@ def test_dicom_files_are_known_by_what_they_hold_where_their_names_tell_nothing(
     for file in (tmp_path / "scans" / "p3").iterdir():
         file.write_bytes(file.read_bytes()[132:])
     (tmp_path / "scans" / "p3" / "notes.txt").write_bytes(bytes(128) + b"DICM")
-    found = find_scans(str(tmp_path / "scans"), DataSettings(), 1)
+    found = find_scans(str(tmp_path / "scans"), DataSettings(), 1)[0]
     assert [case.id for case in found] == ["p1", "p2/CT"]
     assert read_volume(found[1].images["image"]).values.shape == STORED.shape
-    (whole,) = find_scans(str(tmp_path / "scans" / "p1"), DataSettings(), 1)
+    (whole,) = find_scans(str(tmp_path / "scans" / "p1"), DataSettings(), 1)[0]
     assert whole.id == "p1"
 
 
@@ -239,7 +246,7 @@ def test_nothing_of_the_patient_is_in_what_is_written_of_a_dicom_series(tmp_path
     (tmp_path / "scans" / "p2").mkdir()
     (tmp_path / "scans" / "p2" / "a.dcm").write_bytes(b"Doe^Jane MRN0017 St Elsewhere")  # damaged
     model = predictor(tmp_path / "model", cache=SETTINGS[2])
-    cases = find_scans(str(tmp_path / "scans"), DataSettings(), 1)
+    cases = find_scans(str(tmp_path / "scans"), DataSettings(), 1)[0]
     _, rejected = predict(model, cases, PredictSettings(probabilities=True), UPath(tmp_path / "out"))
     assert [rejection.case for rejection in rejected] == ["p2"]
     written = [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
@@ -255,7 +262,7 @@ def test_a_mask_has_no_say_in_a_prediction(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros((3, 3, 3), np.uint8), TURNED), case.labels[0])
     (tmp_path / "scans" / "t.csv").write_text("case,image,label\na,a.nii.gz,a_label.nii.gz\n")
     model = predictor(tmp_path / "model", cache=SETTINGS[2])
-    scans = find_scans(str(tmp_path / "scans" / "t.csv"), DataSettings(), 1)
+    scans = find_scans(str(tmp_path / "scans" / "t.csv"), DataSettings(), 1)[0]
     table, rejected = predict(model, scans, PredictSettings(overlays=False), UPath(tmp_path / "out"))
     assert rejected == []
     assert len(table) == 1
