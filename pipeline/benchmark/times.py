@@ -8,7 +8,7 @@ from pipeline.benchmark.cells import cells, equal_compute, without
 from pipeline.benchmark.table import planned_cells
 from pipeline.measure.estimate import device_name, finetuning_speed, model_of, pretraining_speed
 from pipeline.measure.flops import Costs
-from pipeline.measure.times import Amount, rate, test_share
+from pipeline.measure.times import Amount, rate
 from pipeline.methods import Shape
 from pipeline.report.comparison import Place
 from pipeline.report.comparison_text import outlook
@@ -67,7 +67,9 @@ def table_times(config: Config, amount: Amount) -> list[tuple[str, str]]:
 def _outlook(config: Config, amount: Amount, places: set[Place]) -> str:
     """How wide the intervals will be, as far as a number of cases tells; near-duplicates are not known yet."""
     chosen, data = config.benchmark, config.data
-    share, folds = test_share(data), chosen.folds or (data.fold,)
-    tested = amount.cases * (1 - (1 - min(1.0, share * len(folds))) ** len(chosen.seeds))  # a split a seed
+    folds = chosen.folds or (data.fold,)
+    share = min(1.0, amount.test_share(data) * len(folds))
+    splits = len(chosen.seeds) if amount.given is None else 1  # each seed has its own, but for those that are given
+    tested = amount.cases * (1 - (1 - share) ** splits)
     told = outlook(chosen, tested, places, len(chosen.seeds) * len(folds))
     return f"at most {number(round(tested))} different test cases (with near-duplicates and lesion-free ones): {told}"

@@ -140,8 +140,10 @@ def preflight(
     mistakes += _describe_storage(report, config, samples, channels)
     if samples:
         _describe_others(report)
-        labelled = sum(bool(case.labels) for case in cases)
-        amount = Amount(samples, each * labelled, channels, labelled)
+        splits = Counter(case.split for case in cases if case.labels)
+        labelled = splits.total()
+        given = {split: count / labelled for split, count in splits.items()} if any(splits) else None
+        amount = Amount(samples, each * labelled, channels, labelled, given)
         for name, value in times(config, amount):
             report.add("time", name, value)
     return report, mistakes

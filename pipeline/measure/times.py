@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,33 +16,42 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Amount:
-    """What a data set gives: samples (images, slices, crops), those of labelled cases, channels, labelled cases."""
+    """What a data set gives.
+
+    Attributes:
+        samples: images, slices or crops; labelled: those of labelled cases.
+        channels: of each.
+        cases: labelled ones.
+        given: share of these in each split, where the data set or a file says which case belongs where.
+    """
 
     samples: int
     labelled: int
     channels: int
     cases: int = 0
+    given: Mapping[str, float] | None = None
 
     def pretraining(self, config: Config) -> float:
-        """Samples that the pretraining sees."""
-        return self.samples * _train(config.data) * config.pretrain.epochs
+        """Samples that the pretraining sees: the unlabelled ones, and what is trained on of the others."""
+        seen = self._train(config.data) + (self.given or {}).get("unlabelled", 0.0)
+        return (self.samples - self.labelled * (1 - seen)) * config.pretrain.epochs
 
     def finetuning(self, config: Config) -> float:
         """Samples that the fine-tuning sees."""
-        return self.labelled * _train(config.data) * config.data.label_fraction * config.finetune.epochs
+        return self.labelled * self._train(config.data) * config.data.label_fraction * config.finetune.epochs
 
     def tuning(self, config: Config) -> float:
         """Samples that the search of the fine-tuning's settings sees at most; 0 where there is none."""
         return self.finetuning(config) * config.search.runs if config.search.finetune else 0.0
 
+    def test_share(self, data: SplitSettings) -> float:
+        """Share of the labelled cases that one split tests on."""
+        if self.given is not None:
+            return self.given.get("test", 0.0)
+        return 1 / data.folds if data.folds else data.test_fraction
 
-def test_share(data: SplitSettings) -> float:
-    """Share of the cases that one split tests on."""
-    return 1 / data.folds if data.folds else data.test_fraction
-
-
-def _train(data: SplitSettings) -> float:
-    return 1 - data.val_fraction - test_share(data)
+    def _train(self, data: SplitSettings) -> float:
+        return 1 - data.val_fraction - self.test_share(data) if self.given is None else self.given.get("train", 0.0)
 
 
 def rate(speed: float) -> str:

@@ -12,7 +12,7 @@ from pipeline.measure.estimate import finetuning_speed
 from pipeline.measure.times import Amount, run_times
 from tests.pipeline.methods.samples import config_with
 
-AMOUNT = Amount(samples=1000, labelled=500, channels=1)  # .65 of them are trained on
+AMOUNT = Amount(samples=1000, labelled=500, channels=1)  # .65 of the labelled are trained on, and all others
 
 
 @pytest.fixture(autouse=True)
@@ -37,15 +37,24 @@ def config(**fields: Any) -> Any:
 
 def test_a_run_is_its_samples_over_the_speed() -> None:
     facts = dict(run_times(config(), AMOUNT))
-    assert facts["pretraining"] == "about 2 min"  # 1000 * .65 * 20 / 100 = 130 s
+    assert facts["pretraining"] == "about 3 min"  # (500 + 500 * .65) * 20 / 100 = 165 s
     assert facts["fine-tuning"] == "about 4 min"  # 500 * .65 * .1 * 40 / 5 = 260 s
-    assert facts["in all"].startswith("about 6 min")  # 390 s
+    assert facts["in all"].startswith("about 7 min")  # 425 s
     assert "search" not in facts
     assert dict(run_times(config(pretrain__method="scratch"), AMOUNT))["in all"].startswith("about 4 min")
 
 
 def test_with_folds_the_test_share_is_a_fold() -> None:
-    assert Amount(1000, 500, 1).pretraining(config(data__folds=4)) == pytest.approx(1000 * 0.6 * 20)
+    assert Amount(1000, 500, 1).pretraining(config(data__folds=4)) == pytest.approx((500 + 500 * 0.6) * 20)
+
+
+def test_given_splits_are_counted_as_they_are() -> None:
+    amount = Amount(1000, 500, 1, 500, {"train": 0.3, "unlabelled": 0.4, "test": 0.3})
+    assert amount.pretraining(config()) == pytest.approx((500 + 500 * (0.3 + 0.4)) * 20)
+    assert amount.finetuning(config(data__label_fraction=1.0)) == pytest.approx(500 * 0.3 * 40)
+    arms = {"benchmark__arms": ("scratch", "unet"), "benchmark__reference": "scratch", "benchmark__seeds": (0, 1, 2)}
+    told = dict(table.table_times(config(**arms), amount))["intervals"]
+    assert told.startswith("at most 150 different test cases")  # the same in every seed
 
 
 def test_a_table_is_all_its_runs_and_one_pretraining_serves_all_shares() -> None:
@@ -53,11 +62,11 @@ def test_a_table_is_all_its_runs_and_one_pretraining_serves_all_shares() -> None
     chosen = config(benchmark__arms=arms, benchmark__seeds=(0, 1, 2), benchmark__label_fractions=(0.1, 0.2))
     facts = dict(table.table_times(chosen, AMOUNT))
     assert facts["runs"] == "24: 4 arms, 6 seeds x folds x shares of labels"
-    assert facts["mps_ams"] == "pretraining about 2 min (100 samples/s), fine-tuning about 4 min (5 samples/s)"
-    assert facts["simmim"].startswith("pretraining about 22 min (10 samples/s)")
+    assert facts["mps_ams"] == "pretraining about 3 min (100 samples/s), fine-tuning about 4 min (5 samples/s)"
+    assert facts["simmim"].startswith("pretraining about 28 min (10 samples/s)")
     assert facts["scratch"] == "fine-tuning about 4 min (5 samples/s)"  # as many steps at both shares
-    # 3 seeds * (130 + 1300 s of pretraining, 2 shares * (3 * 260 + 650 s) of fine-tuning) = 12870 s
-    assert facts["in all"].startswith("about 3 h 34 min")
+    # 3 seeds * (165 + 1650 s of pretraining, 2 shares * (3 * 260 + 650 s) of fine-tuning) = 14025 s
+    assert facts["in all"].startswith("about 3 h 54 min")
 
 
 def test_a_search_of_the_fine_tuning_is_counted() -> None:
