@@ -27,7 +27,7 @@ MEMO_FILE = "hashes.json"
 # was put in one piece and a digest of digests of what came in parts; encrypted with a key of one's own it is no digest
 # at all, but still changes with the content. Google keeps no MD5 of composed objects, Azure's etag is a version.
 _CHECKSUMS = ("ETag", "md5Hash", "crc32c", "etag")
-LISTED = "listed"  # digests of several objects by what the store keeps of each begin so
+_LISTED = "listed"  # digests of several objects by what the store keeps of each begin so
 
 
 def digest_files(cases: Sequence[Case], memo_file: UPath | None = None) -> dict[str, str]:
@@ -137,14 +137,14 @@ class _Listings:
             with reaching(file):
                 parts = [self.digest(str(part)) for part in data_files(file)]
             own = _checksum(UPath(file), entry)
-            return f"{LISTED} {digest_of([own, parts])}" if parts else own
+            return f"{_LISTED} {digest_of([own, parts])}" if parts else own
         folder = series_folder(file)
         inside = {
             name: _checksum(UPath(folder) / name, entry)
             for name, entry in sorted(self.entries(UPath(folder)).items())
             if entry["type"] == "file" and name and not name.startswith(".")
         }
-        return f"{LISTED} {digest_of([file.removeprefix(folder), list(inside.items())])}" if inside else "missing"
+        return f"{_LISTED} {digest_of([file.removeprefix(folder), list(inside.items())])}" if inside else "missing"
 
 
 def _checksum(path: UPath, entry: Mapping[str, Any]) -> str:
