@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import Field
 from upath import UPath
 
+from pipeline.training.history import read_history
 from preprocessing.errors import ConfigError
 from preprocessing.lock import OwnedLock
 from preprocessing.object_store import fresh, read_text, uri_mistake
@@ -95,6 +96,8 @@ class RunFolder:
             before = None
         done = before is not None and before["done"]
         spent = 0.0 if before is None else before["seconds"]
+        if not done:  # a killed process leaves no note of its time, but that of its epochs
+            spent = max(spent, sum(record["seconds"] for record in read_history(folder)))
         make_folder(folder)
         if done:
             self._say(f"{name}: already done ({spent:.0f} s), nothing to do")

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from pipeline import runfolder
@@ -32,6 +34,15 @@ def test_an_interrupted_stage_goes_on(run):
         enter(run, {"lr": 0.1}, "a", fail=True)
     assert enter(run, {"lr": 0.1}, "b") == (False, ["a", "b"])
     assert "goes on" in run.said[-2]
+
+
+def test_a_killed_stage_has_spent_the_time_of_its_epochs(run):
+    with pytest.raises(KeyboardInterrupt):
+        enter(run, {"lr": 0.1}, fail=True)
+    epochs = [{"samples_seen": 8, "seconds": 40.0}, {"samples_seen": 16, "seconds": 60.0}]
+    (run.root / "pretrain" / "history.jsonl").write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
+    enter(run, {"lr": 0.1})
+    assert 100 <= run.stage_record("pretrain")["seconds"] < 101
 
 
 def test_changed_inputs_begin_anew_and_say_why(run):
