@@ -96,7 +96,7 @@ class RunFolder:
             before = None
         done = before is not None and before["done"]
         spent = 0.0 if before is None else before["seconds"]
-        if not done:  # a killed process leaves no note of its time, but that of its epochs
+        if before is not None and not done:  # a killed process leaves no note of its time, but that of its epochs
             spent = max(spent, sum(record["seconds"] for record in read_history(folder)))
         make_folder(folder)
         if done:
