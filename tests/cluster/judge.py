@@ -52,14 +52,14 @@ def judge(run: Path, undisturbed: Path) -> Verdict:
         _history(verdict, stage, run / stage, undisturbed / stage)
     _search(verdict, run / "search", undisturbed / "search")
     got, expected = (json.loads((folder / "metrics.json").read_text()) for folder in (run, undisturbed))
-    verdict.same("counts of the data", _counts(got["data"]), _counts(expected["data"]))
+    verdict.same("counts of the data", counts(got["data"]), counts(expected["data"]))
     verdict.same("samples seen", got["pretrain"]["samples_seen"], expected["pretrain"]["samples_seen"])
     for name in METRICS:
         verdict.near_metric(f"test {name}", *(metrics["segmentation"]["test"][name] for metrics in (got, expected)))
     return verdict
 
 
-def _counts(data: dict[str, Any]) -> dict[str, Any]:
+def counts(data: dict[str, Any]) -> dict[str, Any]:
     """All that is said of the data but how long it took, which a kill may well change."""
     return {name: value for name, value in data.items() if name != "preprocess_seconds"}
 

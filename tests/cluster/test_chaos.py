@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.cluster.judge import Verdict, _counts, _history
+from tests.cluster.judge import Verdict, _history, counts
 from tests.cluster.plan import A_RUN, VICTIMS, plan
 from tests.cluster.spot import ROOT
 from tests.cluster.table import write_table
@@ -49,9 +49,9 @@ def test_an_epoch_that_is_lost_doubled_or_changed_is_seen(tmp_path, epochs, loss
 
 def test_a_kill_may_cost_time_but_no_case():
     data = {"cases": 48, "rejected": 1, "preprocess_seconds": 4.6, "splits": {"train": 25}}
-    assert _counts(data | {"preprocess_seconds": 19.0}) == _counts(data)
+    assert counts(data | {"preprocess_seconds": 19.0}) == counts(data)
     for spoilt in ({"cases": 47}, {"rejected": 2}, {"splits": {"train": 24}}):
-        assert _counts(data | spoilt) != _counts(data)
+        assert counts(data | spoilt) != counts(data)
 
 
 def test_kills_of_a_run_that_was_cut_short_do_not_count(tmp_path):
