@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -57,7 +58,7 @@ def _metrics() -> dict[str, Any]:
             "no_clusters": dict(zip(shares, (0.28, 0.63, 0.88, 0.96), strict=True)),
         },
         "pretrain": {"samples_seen": 60, "samples_per_second": 31.0, "data_wait_fraction": 0.01},
-        "search": {"trials": 3, "best": {"dsc": 0.51, "mask.ratio.family": "linear"}},
+        "search": {"trials": 3, "best": {"dsc": 0.51, "mask.ratio.start": 0.6, "mask.ratio.family": "linear"}},
         "search_finetune": {"trials": 2, "best": {"dsc": 0.44, "finetune.lr": 0.0005}},
         "segmentation": {
             "test": {"dsc": 0.612, "ppv": 0.7, "sen": 0.65, "hd95": 21.4, "cases": 4, "false_positive_rate": None}
@@ -176,6 +177,17 @@ def test_everything_of_a_whole_run_is_there(html: str) -> None:
     assert "has not run" not in page.text
     assert page.text.rindex("0.51") < page.text.rindex("0.56")
     assert html.count("<img") == 7  # six charts and a case
+
+
+def test_the_trials_that_were_chosen_stand_out_wherever_they_rank(run: Path, tmp_path: Path) -> None:
+    def bold(page: str) -> list[str]:
+        return re.findall(r'<tr class="first"><td>(\w)</td>', page)
+
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    table = copy / "search" / "trials.csv"
+    assert bold(Path(write_report(str(copy))).read_text()) == ["c", "a", "d"]
+    pd.read_csv(table).iloc[::-1].to_csv(table, index=False)
+    assert bold(Path(write_report(str(copy))).read_text()) == ["a", "c", "d"]
 
 
 def test_missing_stages_are_said_to_be_missing(tmp_path: Path) -> None:
