@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -91,3 +95,34 @@ def test_an_error_while_reading_reaches_the_training():
     cache.read_block = lambda block: (_ for _ in ()).throw(OSError("gone"))
     with pytest.raises(OSError, match="gone"):
         next(iter(PatchLoader(cache, np.arange(50), LoaderSettings(), 0, 10).batches(0, 100)))
+
+
+NATIVE_THREADS = """
+import os, threading
+import numpy as np
+from pipeline.training.loader import LoaderSettings, PatchLoader
+from tests.pipeline.fake_cache import FakeCache
+
+def native():  # threads of the process that are not Python's own
+    return len(os.listdir("/proc/self/task")) - threading.active_count()
+
+cache = FakeCache(samples=64, size=(64, 64))
+loader = PatchLoader(cache, np.arange(64), LoaderSettings(prefetch=1), 0, 32)
+before = native()
+batches = loader.batches(0, 640)
+next(batches)  # 131,072 pixels: enough for a kernel to be divided
+print(native() - before)
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads in /proc, which only Linux has")
+def test_the_loader_has_no_openmp_threads_of_its_own():
+    """With more of them than cores, libgomp lets those of the training sleep after each kernel."""
+    done = subprocess.run(
+        [sys.executable, "-c", NATIVE_THREADS],
+        env=os.environ | {"OMP_NUM_THREADS": "4"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) == 0
