@@ -241,8 +241,8 @@ class PatchLoader:
                 tensor = tensor.pin_memory()
             return tensor.to(self._device, non_blocking=True)
 
-        # converted by numpy: a kernel of torch's would give this thread OpenMP threads of its own, and with more of them
-        # than cores those of the training sleep after each kernel, which halves its speed
+        # converted by numpy: a kernel of torch's would give this thread OpenMP threads of its own, and with more of
+        # them than cores those of the training sleep after each kernel, which halves its speed
         def stack(field: str, dtype: type | None = None) -> Tensor:
             return move(np.stack([getattr(block, field)[row] for block, row in parts], dtype=dtype))
 
