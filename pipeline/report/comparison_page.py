@@ -79,7 +79,7 @@ def forest(intervals: Mapping[Place, Interval], reference: str) -> bytes:
         axis.hlines(rows, mean - bars[0], mean + bars[1], colors=colours)
         axis.scatter(mean, rows, c=colours, s=22, zorder=3)
         axis.set(yticks=rows, yticklabels=names, xlabel=f"test DSC less that of {reference}")
-        axis.invert_yaxis()
+        axis.set_ylim(len(names) - 0.5, -0.5)  # the first on top, and room around few of them
         return _png(figure)
 
 
