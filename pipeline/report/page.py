@@ -105,13 +105,13 @@ def _trials(data: ReportData, search: str) -> dict[str, Any] | None:
     shown = [name for name in trials if not trials[name].isna().all()]
     searched = [name for name in shown if name not in _TRIAL_COLUMNS]
     columns = [name for name in _TRIAL_COLUMNS if name in shown] + searched
-    rows, best = trials[columns].head(_TRIALS_SHOWN), (data.metrics.get(search) or {}).get("best") or {}
+    rows = trials[columns].head(_TRIALS_SHOWN).astype(object).values.tolist()
+    best = (data.metrics.get(search) or {}).get("best") or {}
     wanted = [str(best.get(name, "nan")) for name in searched]  # as the table has a field that a trial lacks
-    found = rows[searched].astype(object).values.tolist()
     return {
         "columns": columns,
-        "rows": rows.astype(object).values.tolist(),
-        "chosen_rows": [number for number, fields in enumerate(found) if [str(value) for value in fields] == wanted],
+        "rows": rows,
+        "chosen_rows": [n for n, row in enumerate(rows) if [str(value) for value in row[-len(searched) :]] == wanted],
         "count": len(trials),
         "searched": searched,
         "again": "stage" in trials and (trials["stage"] == "finalists").any(),

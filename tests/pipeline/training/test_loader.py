@@ -98,7 +98,7 @@ def test_an_error_while_reading_reaches_the_training():
 
 
 NATIVE_THREADS = """
-import os, threading
+import os, threading, time
 import numpy as np
 from pipeline.training.loader import LoaderSettings, PatchLoader
 from tests.pipeline.fake_cache import FakeCache
@@ -111,6 +111,7 @@ loader = PatchLoader(cache, np.arange(64), LoaderSettings(prefetch=1), 0, 32)
 before = native()
 batches = loader.batches(0, 640)
 next(batches)  # 131,072 pixels: enough for a kernel to be divided
+time.sleep(0.5)  # the loader waits with the next batch: no thread comes or goes while they are counted
 print(native() - before)
 """
 
